@@ -20,8 +20,6 @@ from ode_rl.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    HeldField = Callable[[Tensor], Tensor]
-
 FloatArray = npt.NDArray[np.floating[Any]]
 
 
@@ -89,11 +87,19 @@ class VectorField(Protocol):
     def __call__(self, z: Tensor, a: Tensor) -> Tensor: ...
 
 
-class HoldsAction(Protocol):
-    """A field that can do the action's share of the work once per held interval."""
+class Held(NamedTuple):
+    """The autonomous field ``z -> f(z, a)`` of one interval of held action.
 
-    def hold(self, a: Tensor) -> HeldField:
-        """Return the autonomous field ``z -> f(z, a)`` of one interval."""
+    A field may have a method ``hold(a) -> Held`` that does the action's share of the work once per
+    interval, and ``hold_plan(a [E, N, H, A]) -> list[Held]`` that does it once per plan.
+    `tensors` are all tensors that `flow` closes over: the adjoint method returns gradients for these.
+    """
+
+    flow: Callable[[Tensor], Tensor]
+    tensors: tuple[Tensor, ...]
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return self.flow(z)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,81 @@
+"""What a plan is worth in the learned world."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ode_rl.world_model import WorldModel
+
+
+class Objective(NamedTuple):
+    """The terms of a plan's score.
+
+    `rho` discounts per second. `value` maps end states ``[E, N, Z]`` to the return still to come (None:
+    nothing comes). `action_cost` weighs the squared change of the scaled action from one interval to the
+    next, in shares of the task's typical reward rate; it breaks ties between plans that all do well.
+    """
+
+    rho: float
+    value: Callable[[Tensor], Tensor] | None = None
+    action_cost: float = 0.0
+
+
+def assigned_scores(
+    model: WorldModel, z: Tensor, plans: Tensor, dt: Tensor, objective: Objective, generator: torch.Generator
+) -> Tensor:
+    """Scores ``[B, N]`` of plans ``[B, N, H, A]`` from states ``z [B, Z]``, each plan on one member.
+
+    Members are dealt out anew at every call, equally often per start state; plans are padded where N is
+    no multiple of E. ``dt [H]`` in seconds.
+    """
+    b, n = plans.shape[:2]
+    e = model.n_members
+    deal = torch.rand(b, n, generator=generator, device=generator.device).argsort(1)
+    padded = torch.cat([deal, deal[:, : -n % e]], 1)
+    rows = torch.arange(b, device=plans.device).unsqueeze(1)
+    dealt = plans[rows, padded].reshape(b, e, -1, *plans.shape[2:]).transpose(0, 1).flatten(1, 2)
+    per_member = padded.shape[1] // e
+    starts = z.repeat_interleave(per_member, 0).expand(e, -1, -1)
+    scores = plan_scores(model, starts, dealt, dt, objective)
+    in_order = scores.reshape(e, b, per_member).transpose(0, 1).flatten(1)[:, :n]
+    return torch.empty_like(in_order).scatter_(1, deal, in_order)
+
+
+def ensemble_scores(model: WorldModel, z: Tensor, plans: Tensor, dt: Tensor, objective: Objective) -> Tensor:
+    """As `assigned_scores`, each plan on all members: the mean of its scores."""
+    b, n = plans.shape[:2]
+    e = model.n_members
+    starts = z.repeat_interleave(n, 0).expand(e, -1, -1)
+    scores = plan_scores(model, starts, plans.flatten(0, 1).expand(e, *([-1] * 3)), dt, objective)
+    return scores.mean(0).reshape(b, n)
+
+
+def plan_scores(model: WorldModel, z: Tensor, plans: Tensor, dt: Tensor, objective: Objective) -> Tensor:
+    """``sum_k exp(-rho t_k) S_{k+1} R_k + exp(-rho t_H) S_H V(z_H) - cost`` for every row.
+
+    Shapes: ``z [E, M, Z]``, ``plans [E, M, H, A]``, ``dt [H]`` seconds, result ``[E, M]``. S is the
+    chance to be alive. A roll-out that is not finite scores -inf.
+    """
+    discount = torch.exp(-objective.rho * torch.cat([dt.new_zeros(1), dt.cumsum(0)]))
+    score = torch.zeros(z.shape[:-1], device=z.device, dtype=z.dtype)
+    log_alive: Tensor | None = None
+    end = z
+    for k, outcome in enumerate(model.roll(z, plans, dt)):
+        end = outcome.z
+        reward = outcome.reward
+        if outcome.log_survival is not None:
+            log_alive = outcome.log_survival if log_alive is None else log_alive + outcome.log_survival
+            reward = reward * log_alive.exp()
+        score = torch.addcmul(score, reward, discount[k])
+    if objective.value is not None:
+        value = objective.value(end) * discount[-1]
+        score = score + (value if log_alive is None else value * log_alive.exp())
+    if objective.action_cost:
+        unit = model.reward.out_mean.abs() + model.reward.out_spread
+        change = plans[..., 1:, :] - plans[..., :-1, :]
+        score = score - objective.action_cost * unit * (change.square().mean(-1) * dt[1:]).sum(-1)
+    return torch.where(score.isfinite(), score, -torch.inf)

@@ -1,0 +1,44 @@
+"""Tuned settings: one yaml file an agent, a key per environment id, `default` for all others."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from ode_rl.errors import UsageError
+from ode_rl.settings import nearest
+
+
+def _table(agent: str) -> dict[str, dict[str, Any]]:
+    path = files("ode_rl.agents") / "presets" / f"{agent}.yml"
+    if not path.is_file():
+        raise UsageError("an agent with presets", repr(agent), "See `ode-rl list`.")
+    table: dict[str, dict[str, Any]] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {str(key): dict(value or {}) for key, value in table.items()}
+
+
+def preset_ids(agent: str) -> list[str]:
+    """Ids of the environments that have tuned settings of their own."""
+    return sorted(key for key in _table(agent) if key != "default")
+
+
+def load_preset(agent: str, env_id: str, preset: str | None = "auto") -> tuple[str, dict[str, Any]]:
+    """Name and settings of a preset.
+
+    `preset` is ``"auto"`` (the one of `env_id`, else ``default``), the id of an environment, ``"default"``,
+    or None or ``"none"`` for the plain defaults of the code.
+
+    Raises:
+        UsageError: for an unknown name, with the nearest ones.
+    """
+    if preset is None or preset == "none":
+        return "none", {}
+    table = _table(agent)
+    if preset == "auto":
+        # "module:id" is how Gymnasium imports a module first; presets go by the id alone.
+        preset = next((key for key in (env_id, env_id.split(":")[-1]) if key in table), "default")
+    if preset not in table:
+        raise UsageError("a preset by the id of its task", repr(preset), nearest(preset, table))
+    return preset, table[preset]

@@ -1,0 +1,103 @@
+"""A value of where a plan ends, for trouble that lies beyond its horizon."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ode_rl.buffer import ReplayBuffer
+from ode_rl.ensemble import EnsembleMLP
+from ode_rl.normalize import Scale
+from ode_rl.returns import lambda_returns
+
+
+@dataclass(frozen=True)
+class ValueConfig:
+    """The learned terminal value."""
+
+    enabled: bool = True
+    """Whether plans end in a learned value."""
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers."""
+    n_members: int = 3
+    """Members; their mean counts."""
+    updates: int = 200
+    """Gradient steps after each fit of the world model."""
+    refreshes: int = 4
+    """How often the targets are computed anew within these steps."""
+    batch_size: int = 128
+    """Transitions per member and gradient step."""
+    learning_rate: float = 1e-3
+    """Rate of AdamW."""
+    trace: float = 0.95
+    """Lambda of the returns, per native step."""
+
+
+class TerminalValue(nn.Module):
+    """``V(z)``: the discounted return still to come, regressed on time-aware lambda-returns of the data."""
+
+    z_mean: Tensor
+    z_spread: Tensor
+    out: Tensor
+
+    def __init__(self, n_state: int, config: ValueConfig, generator: torch.Generator) -> None:
+        super().__init__()
+        self.config = config
+        self.net = EnsembleMLP(config.n_members, n_state, config.hidden, 1, generator)
+        self.register_buffer("z_mean", torch.zeros(n_state))
+        self.register_buffer("z_spread", torch.ones(n_state))
+        self.register_buffer("out", torch.tensor([0.0, 1.0]))
+        self.register_buffer("n_fits", torch.zeros((), dtype=torch.int64))
+
+    n_fits: Tensor
+
+    def forward(self, z: Tensor) -> Tensor:
+        """``z [*, Z] -> V [*]``, the mean of the members."""
+        return self.out[0] + self.out[1] * self._members(z).mean(0)
+
+    def _members(self, z: Tensor) -> Tensor:
+        flat = ((z - self.z_mean) / self.z_spread).reshape(-1, z.shape[-1])
+        value = self.net(flat.expand(self.config.n_members, *flat.shape))[..., 0]
+        return value.reshape(-1, *z.shape[:-1])
+
+    def fit(self, buffer: ReplayBuffer, rho: float, native_dt: float, rng: np.random.Generator) -> float:
+        """Regress on lambda-returns of all data; returns the last loss in units of the returns' spread."""
+        data = buffer.arrays()
+        device = self.out.device
+        obs, after = torch.from_numpy(data.obs).to(device), torch.from_numpy(data.next_obs).to(device)
+        scale = Scale.of(obs)
+        self.z_mean.copy_(scale.mean)
+        self.z_spread.copy_(scale.spread)
+        optimiser = torch.optim.AdamW(self.net.parameters(), self.config.learning_rate, weight_decay=1e-4)
+        last = 0.0
+        for _ in range(self.config.refreshes):
+            with torch.no_grad():
+                known = self(after).cpu().double().numpy() if int(self.n_fits) else np.zeros(len(data.dt))
+            target = torch.from_numpy(lambda_returns(buffer, known, rho, self.config.trace, native_dt)).float()
+            self._rescale(float(target.mean()), float(target.std(correction=0)))
+            last = self._regress(optimiser, obs, target.to(device), rng)
+            self.n_fits += 1
+        return last
+
+    @torch.no_grad()
+    def _rescale(self, mean: float, spread: float) -> None:
+        spread = max(spread, 1e-3)
+        ratio = float(self.out[1]) / spread
+        self.net.weights[-1].mul_(ratio)
+        self.net.biases[-1].mul_(ratio).add_((float(self.out[0]) - mean) / spread)
+        self.out.copy_(torch.tensor([mean, spread]))
+
+    def _regress(self, optimiser: torch.optim.Optimizer, obs: Tensor, target: Tensor, rng: np.random.Generator) -> float:
+        target = (target - self.out[0]) / self.out[1]
+        loss = target.new_zeros(())
+        for _ in range(max(1, self.config.updates // self.config.refreshes)):
+            at = torch.from_numpy(rng.integers(len(obs), size=(self.config.n_members, self.config.batch_size)))
+            z = (obs[at] - self.z_mean) / self.z_spread
+            loss = nn.functional.smooth_l1_loss(self.net(z)[..., 0], target[at])
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+        return float(loss.detach())

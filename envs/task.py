@@ -1,0 +1,178 @@
+"""Tasks: Gymnasium environments made by id, checked, and told to say how long a step lasts."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, SupportsFloat
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
+
+from ode_rl.errors import UsageError
+from ode_rl.timing import native_dt, positive_seconds
+
+Env = gymnasium.Env[Any, Any]
+
+
+class TimeStamp(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Put ``info["dt"]`` (seconds) on every step whose own info lacks it.
+
+    ``metadata["dt"]`` says the same of the whole environment.
+    """
+
+    def __init__(self, env: Env, dt: float) -> None:
+        RecordConstructorArgs.__init__(self, dt=dt)
+        gymnasium.Wrapper.__init__(self, env)
+        self.metadata = {**env.metadata, "dt": dt}
+        self._dt = dt
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return obs, reward, terminated, truncated, {"dt": self._dt, **info}
+
+
+def make_task(env_id: str, dt: float | None = None, render_mode: str | None = None, **kwargs: Any) -> Env:
+    """Make the environment of a Gymnasium id, or of ``module:id`` for one that `module` registers.
+
+    `dt` is the length of a step in seconds, for an environment that does not say it itself. The module is
+    found as Python finds it when started in the current folder. Other arguments go to the environment.
+
+    Raises:
+        UsageError: if there is no such environment, if its spaces are not continuous vectors, or if the
+            length of its steps is unknown or other than `dt`.
+    """
+    if dt is not None:
+        positive_seconds(dt)
+    if render_mode is not None:  # an environment need not have this argument
+        kwargs["render_mode"] = render_mode
+    env = _make(env_id, kwargs)
+    try:
+        check_task(env)
+        return TimeStamp(env, _step_seconds(env, dt))
+    except UsageError:
+        env.close()
+        raise
+
+
+def check_task(env: Env) -> None:
+    """Check that observations are vectors and actions are vectors within finite bounds.
+
+    Raises:
+        UsageError: naming the space and what to do.
+    """
+    _check_observations(env.observation_space)
+    _check_actions(env.action_space)
+
+
+def bare_id(env_id: str) -> str:
+    """Return ``id`` of ``module:id``, which is how the environment itself is registered."""
+    return env_id.rpartition(":")[2]
+
+
+def _check_observations(space: spaces.Space[Any]) -> None:
+    expected = "observations that are a vector of floats (a 1-D Box)"
+    if isinstance(space, spaces.Box) and len(space.shape) > 1:
+        raise UsageError(
+            expected,
+            f"{space}: image and matrix spaces are not supported",
+            "If it is small, register a version wrapped in gymnasium.wrappers.FlattenObservation.",
+        )
+    if not isinstance(space, spaces.Box):
+        raise UsageError(
+            expected, space, "Register a version wrapped in gymnasium.wrappers.FlattenObservation."
+        )
+    if space.shape in ((), (0,)) or not np.issubdtype(space.dtype, np.floating):
+        raise UsageError(
+            expected, space, "Register a version wrapped in gymnasium.wrappers.TransformObservation."
+        )
+
+
+def _check_actions(space: spaces.Space[Any]) -> None:
+    expected = "continuous actions (a 1-D Box of floats with finite bounds)"
+    if not isinstance(space, spaces.Box):
+        raise UsageError(expected, space, "Choose a task with continuous actions, such as Pendulum-v1.")
+    if len(space.shape) != 1 or not space.shape[0] or not np.issubdtype(space.dtype, np.floating):
+        raise UsageError(expected, space, "Register a version wrapped in gymnasium.wrappers.TransformAction.")
+    if not (
+        np.isfinite(space.low).all() and np.isfinite(space.high).all() and (space.low < space.high).all()
+    ):
+        raise UsageError(
+            expected,
+            f"{space} with bounds {space.low} to {space.high}",
+            "Give the environment's action space finite bounds, low < high.",
+        )
+
+
+def _step_seconds(env: Env, dt: float | None) -> float:
+    seconds = native_dt(env, dt)
+    if dt is not None and not math.isclose(seconds, dt, rel_tol=1e-6):
+        raise UsageError(
+            f"--dt {seconds:g}, the environment's own step in seconds",
+            f"{dt:g}",
+            "Changing the control interval is not available yet: leave --dt out.",
+        )
+    return seconds
+
+
+def _make(env_id: str, kwargs: dict[str, Any]) -> Env:
+    with _current_folder_importable():
+        _import_module_of(env_id)
+        name = bare_id(env_id)
+        try:
+            return gymnasium.make(name, **kwargs)
+        except (
+            gymnasium.error.NameNotFound,
+            gymnasium.error.NamespaceNotFound,
+            gymnasium.error.VersionNotFound,
+            gymnasium.error.DeprecatedEnv,
+        ) as error:
+            raise UsageError("the id of a registered environment", repr(env_id), _nearest(env_id)) from error
+        except (gymnasium.error.Error, ImportError) as error:
+            remedy = "Install what it needs, or choose another task."
+            raise UsageError("an environment that can be made", f"{env_id} ({error})", remedy) from error
+
+
+def _import_module_of(env_id: str) -> None:
+    module, colon, name = env_id.partition(":")
+    if not colon:
+        return
+    if not module or not name or ":" in name:
+        raise UsageError("ID or module:ID", repr(env_id), "Write for example my_tasks:my/Task-v0.")
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # a user's module may fail in any way while it is imported
+        raise UsageError(
+            f"a module {module!r} that can be imported from the current folder",
+            f"{type(error).__name__}: {error}",
+            f"Check that `python -c 'import {module}'` works here.",
+        ) from error
+
+
+def _nearest(env_id: str) -> str:
+    module, colon, name = env_id.rpartition(":")
+    matches = difflib.get_close_matches(name, gymnasium.registry, n=3, cutoff=0.5)
+    if matches:
+        return f"Did you mean {' or '.join(module + colon + match for match in matches)}?"
+    return "See `ode-rl list`, or write module:ID for an environment that a module registers."
+
+
+@contextmanager
+def _current_folder_importable() -> Iterator[None]:
+    """Find modules in the current folder, as `python -m` does but an installed command does not."""
+    folder = str(Path.cwd())
+    added = not {"", folder} & set(sys.path)
+    if added:
+        sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        if added:
+            sys.path.remove(folder)

@@ -1,0 +1,193 @@
+"""Fitting a world model to a replay buffer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ode_rl.buffer import IntArray, ReplayBuffer
+from ode_rl.errors import UsageError
+from ode_rl.losses import Losses, derivative_losses, segment_losses
+from ode_rl.types import Segment
+from ode_rl.world_model import WorldModel
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How the world model is fitted each time that new data has come."""
+
+    updates: int = 300
+    """Gradient steps on segments, at most."""
+    warm_start_updates: int = 300
+    """Gradient steps on rates of change before the first fit."""
+    batch_size: int = 64
+    """Segments per member and gradient step."""
+    segment_length: int = 5
+    """Control intervals per segment."""
+    learning_rate: float = 1e-3
+    """Peak rate of AdamW; it rises over the first twentieth and falls along a cosine to a tenth."""
+    weight_decay: float = 1e-5
+    """Decoupled weight decay."""
+    max_grad_norm: float = 10.0
+    """Gradients are clipped to this norm, part by part."""
+    held_out: float = 0.1
+    """Share of the data, in blocks of consecutive transitions, that the members never train on."""
+    patience: int = 4
+    """The fit stops after this many checks without gain on the held-out data."""
+    check_every: int = 50
+    """Gradient steps between two checks."""
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "batch_size", "segment_length", "check_every", "patience"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} >= 1", getattr(self, name), f"Write fit={{'{name}': 5}}.")
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What a fit did; losses are means over members, on held-out data where there is any."""
+
+    updates: int
+    stopped_early: bool
+    dynamics: float
+    reward: float
+    end: float | None
+    skipped: int
+
+    def scalars(self) -> dict[str, float]:
+        """The numbers for a logger."""
+        found = {"updates": float(self.updates), "dynamics_loss": self.dynamics, "reward_loss": self.reward}
+        if self.end is not None:
+            found["end_loss"] = self.end
+        return found | {"skipped_updates": float(self.skipped)}
+
+
+BLOCK = 16
+
+
+class SegmentSource:
+    """Draws training segments, resampled with replacement for each member, and held-out ones."""
+
+    def __init__(self, buffer: ReplayBuffer, n_members: int, config: FitConfig, rng: np.random.Generator) -> None:
+        self.buffer, self.config, self.rng = buffer, config, rng
+        serials = buffer.serials()
+        # Blocks are numbered by serial: what is held out stays held out in all later fits.
+        every = max(2, round(1 / config.held_out)) if config.held_out > 0 else 0
+        held = (serials // BLOCK) % every == every - 1 if every else np.zeros(len(serials), bool)
+        self.train = serials[~held] if not held.all() else serials
+        self.held_out = serials[held]
+        self.bootstrap = rng.choice(self.train, (n_members, len(self.train)))
+        self.n_members = n_members
+
+    def draw(self) -> Segment:
+        """A batch ``[E, B, L]`` of training segments."""
+        at = self.rng.integers(self.bootstrap.shape[1], size=(self.n_members, self.config.batch_size))
+        return self.buffer.segments(np.take_along_axis(self.bootstrap, at, 1), self.config.segment_length)
+
+    def check(self, most: int = 512) -> Segment | None:
+        """The newest held-out segments, the same for all members; None where there are too few."""
+        if len(self.held_out) < BLOCK // 2:
+            return None
+        starts: IntArray = np.broadcast_to(self.held_out[-most:], (self.n_members, min(most, len(self.held_out))))
+        return self.buffer.segments(starts, self.config.segment_length)
+
+
+def fit(
+    model: WorldModel, buffer: ReplayBuffer, config: FitConfig, rng: np.random.Generator, device: torch.device | str
+) -> FitReport:
+    """Fit `model` in place to all of `buffer`; what it learned before is its start.
+
+    Updates whose gradient is not finite are skipped and counted. The weights of the best check on
+    held-out data are kept.
+    """
+    end_weight = _take_scales(model, buffer)
+    source = SegmentSource(buffer, model.n_members, config, rng)
+    if int(model.n_fits) == 0 and config.warm_start_updates:
+        _descend(model, source, config, config.warm_start_updates, device, derivative=True)
+    report = _descend(model, source, config, config.updates, device, end_weight=end_weight)
+    model.n_fits += 1
+    return report
+
+
+def _take_scales(model: WorldModel, buffer: ReplayBuffer) -> float:
+    data = buffer.arrays()
+    device = model.n_fits.device
+    dt = torch.from_numpy(data.dt).float()
+    obs = torch.from_numpy(data.next_obs)
+    rate = (obs - torch.from_numpy(data.obs)) / dt[:, None]
+    alive = torch.from_numpy(~data.terminated)
+    reward_rate = (torch.from_numpy(data.reward) / dt)[alive] if bool(alive.any()) else torch.zeros(1)
+    n_ends = int(data.terminated.sum())
+    model.rescale(obs.to(device), rate.to(device), reward_rate.to(device), n_ends > 0)
+    # The square root of the imbalance: rare ends count, and one odd end does not rule the fit.
+    return math.sqrt(max(1.0, (len(buffer) - n_ends) / max(1, n_ends)))
+
+
+def _descend(
+    model: WorldModel,
+    source: SegmentSource,
+    config: FitConfig,
+    updates: int,
+    device: torch.device | str,
+    derivative: bool = False,
+    end_weight: float = 1.0,
+) -> FitReport:
+    parts = [list(model.dynamics.parameters()) + [model.log_noise], list(model.reward.parameters()), list(model.end.parameters())]
+    parts[1].append(model.log_reward_noise)
+    optimiser = torch.optim.AdamW(
+        [p for part in parts for p in part], config.learning_rate, weight_decay=config.weight_decay, foreach=True
+    )
+
+    def losses_of(segment: Segment) -> Losses:
+        segment = Segment(*(x.to(device) for x in segment))
+        return derivative_losses(model, segment) if derivative else segment_losses(model, segment, end_weight)
+
+    held_out = source.check()
+    best, best_weights, since_best, skipped, done = math.inf, None, 0, 0, 0
+    for done in range(1, updates + 1):
+        for group in optimiser.param_groups:
+            group["lr"] = config.learning_rate * _rate_factor(done / updates)
+        optimiser.zero_grad(set_to_none=True)
+        losses = losses_of(source.draw())
+        losses.total().backward()
+        if _clip(parts, config.max_grad_norm):
+            optimiser.step()
+        else:
+            skipped += 1
+        if held_out is not None and (done % config.check_every == 0 or done == updates):
+            with torch.no_grad():
+                score = float(losses_of(held_out).total())
+            if score < best - 1e-4 * abs(best) if math.isfinite(best) else math.isfinite(score):
+                best, since_best, best_weights = score, 0, _copy(model)
+            else:
+                since_best += 1
+            if since_best >= config.patience:
+                break
+    if best_weights is not None:
+        model.load_state_dict(best_weights)
+    with torch.no_grad():
+        final = losses_of(source.draw() if held_out is None else held_out)
+    end = None if final.end is None else float(final.end.mean())
+    return FitReport(done, done < updates, float(final.dynamics.mean()), float(final.reward.mean()), end, skipped)
+
+
+def _rate_factor(progress: float) -> float:
+    return min(1.0, progress / 0.05) * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def _clip(parts: list[list[torch.nn.Parameter]], most: float) -> bool:
+    """Clip each part's gradient; False if any is not finite."""
+    norms = []
+    for part in parts:
+        graded = [p for p in part if p.grad is not None]
+        if graded:
+            norms.append(torch.nn.utils.clip_grad_norm_(graded, most))
+    return bool(torch.stack(norms).isfinite().all())
+
+
+def _copy(model: WorldModel) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}

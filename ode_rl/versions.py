@@ -1,0 +1,20 @@
+"""Which versions made a run: a number without them cannot be reproduced."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+
+PACKAGES = ("ode_rl", "torch", "numpy", "gymnasium", "mujoco", "stable_baselines3")
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the version of Python and of every package that shapes a result; imports none of them."""
+    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
