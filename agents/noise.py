@@ -26,5 +26,8 @@ def coloured_noise(shape: tuple[int, ...], exponent: float, generator: torch.Gen
         parts[..., -1, 0] *= 2**0.5
     spectrum = torch.view_as_complex(parts) * amplitude
     # Sum of the power of all (two-sided) frequencies: what irfft makes of it has variance 1.
-    power = 2 * (amplitude**2).sum() * 2 - amplitude[0] ** 2 * 2 - (amplitude[-1] ** 2 * 2 if n % 2 == 0 else 0)
-    return torch.fft.irfft(spectrum, n) * (n / power.sqrt())
+    power = (
+        2 * (amplitude**2).sum() * 2 - amplitude[0] ** 2 * 2 - (amplitude[-1] ** 2 * 2 if n % 2 == 0 else 0)
+    )
+    noise: Tensor = torch.fft.irfft(spectrum, n) * (n / power.sqrt())
+    return noise

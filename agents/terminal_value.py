@@ -56,16 +56,21 @@ class TerminalValue(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """``z [*, Z] -> V [*]``, the mean of the members."""
-        return self.out[0] + self.out[1] * self._members(z).mean(0)
+        mean: Tensor = self._members(z).mean(0)
+        return self.out[0] + self.out[1] * mean
 
     def _members(self, z: Tensor) -> Tensor:
         flat = ((z - self.z_mean) / self.z_spread).reshape(-1, z.shape[-1])
-        value = self.net(flat.expand(self.config.n_members, *flat.shape))[..., 0]
+        value: Tensor = self.net(flat.expand(self.config.n_members, *flat.shape))[..., 0]
         return value.reshape(-1, *z.shape[:-1])
 
     def fit(self, buffer: ReplayBuffer, rho: float, native_dt: float, rng: np.random.Generator) -> float:
         """Regress on lambda-returns of all data; returns the last loss in units of the returns' spread."""
         data = buffer.arrays()
+        serials = buffer.serials()
+        linked = buffer.following(serials)
+        following = np.where(linked >= 0, linked - serials[0], -1)
+        discount, mix = np.exp(-rho * data.dt), self.config.trace ** (data.dt / native_dt)
         device = self.out.device
         obs, after = torch.from_numpy(data.obs).to(device), torch.from_numpy(data.next_obs).to(device)
         scale = Scale.of(obs)
@@ -76,7 +81,9 @@ class TerminalValue(nn.Module):
         for _ in range(self.config.refreshes):
             with torch.no_grad():
                 known = self(after).cpu().double().numpy() if int(self.n_fits) else np.zeros(len(data.dt))
-            target = torch.from_numpy(lambda_returns(buffer, known, rho, self.config.trace, native_dt)).float()
+            reward = data.reward.astype(np.float64)
+            returns = lambda_returns(reward, discount, mix, known, data.terminated, following)
+            target = torch.from_numpy(returns).float()
             self._rescale(float(target.mean()), float(target.std(correction=0)))
             last = self._regress(optimiser, obs, target.to(device), rng)
             self.n_fits += 1
@@ -90,11 +97,15 @@ class TerminalValue(nn.Module):
         self.net.biases[-1].mul_(ratio).add_((float(self.out[0]) - mean) / spread)
         self.out.copy_(torch.tensor([mean, spread]))
 
-    def _regress(self, optimiser: torch.optim.Optimizer, obs: Tensor, target: Tensor, rng: np.random.Generator) -> float:
+    def _regress(
+        self, optimiser: torch.optim.Optimizer, obs: Tensor, target: Tensor, rng: np.random.Generator
+    ) -> float:
         target = (target - self.out[0]) / self.out[1]
         loss = target.new_zeros(())
         for _ in range(max(1, self.config.updates // self.config.refreshes)):
-            at = torch.from_numpy(rng.integers(len(obs), size=(self.config.n_members, self.config.batch_size)))
+            at = torch.from_numpy(
+                rng.integers(len(obs), size=(self.config.n_members, self.config.batch_size))
+            )
             z = (obs[at] - self.z_mean) / self.z_spread
             loss = nn.functional.smooth_l1_loss(self.net(z)[..., 0], target[at])
             optimiser.zero_grad(set_to_none=True)

@@ -13,10 +13,10 @@ from typing import Any, SupportsFloat
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
 from ode_rl.errors import UsageError
+from ode_rl.spaces import check_spaces
 from ode_rl.timing import native_dt, positive_seconds
 
 Env = gymnasium.Env[Any, Any]
@@ -63,52 +63,21 @@ def make_task(env_id: str, dt: float | None = None, render_mode: str | None = No
 
 
 def check_task(env: Env) -> None:
-    """Check that observations are vectors and actions are vectors within finite bounds.
+    """Check that observations are vectors of floats, and actions too, within finite bounds.
 
     Raises:
         UsageError: naming the space and what to do.
     """
-    _check_observations(env.observation_space)
-    _check_actions(env.action_space)
+    check_spaces(env.observation_space, env.action_space)
+    for what, space in (("observations", env.observation_space), ("actions", env.action_space)):
+        if not np.issubdtype(space.dtype, np.floating):
+            remedy = "Convert them in your environment, with a Box of dtype float32."
+            raise UsageError(f"{what} that are floats", space, remedy)
 
 
 def bare_id(env_id: str) -> str:
     """Return ``id`` of ``module:id``, which is how the environment itself is registered."""
     return env_id.rpartition(":")[2]
-
-
-def _check_observations(space: spaces.Space[Any]) -> None:
-    expected = "observations that are a vector of floats (a 1-D Box)"
-    if isinstance(space, spaces.Box) and len(space.shape) > 1:
-        raise UsageError(
-            expected,
-            f"{space}: image and matrix spaces are not supported",
-            "If it is small, register a version wrapped in gymnasium.wrappers.FlattenObservation.",
-        )
-    if not isinstance(space, spaces.Box):
-        raise UsageError(
-            expected, space, "Register a version wrapped in gymnasium.wrappers.FlattenObservation."
-        )
-    if space.shape in ((), (0,)) or not np.issubdtype(space.dtype, np.floating):
-        raise UsageError(
-            expected, space, "Register a version wrapped in gymnasium.wrappers.TransformObservation."
-        )
-
-
-def _check_actions(space: spaces.Space[Any]) -> None:
-    expected = "continuous actions (a 1-D Box of floats with finite bounds)"
-    if not isinstance(space, spaces.Box):
-        raise UsageError(expected, space, "Choose a task with continuous actions, such as Pendulum-v1.")
-    if len(space.shape) != 1 or not space.shape[0] or not np.issubdtype(space.dtype, np.floating):
-        raise UsageError(expected, space, "Register a version wrapped in gymnasium.wrappers.TransformAction.")
-    if not (
-        np.isfinite(space.low).all() and np.isfinite(space.high).all() and (space.low < space.high).all()
-    ):
-        raise UsageError(
-            expected,
-            f"{space} with bounds {space.low} to {space.high}",
-            "Give the environment's action space finite bounds, low < high.",
-        )
 
 
 def _step_seconds(env: Env, dt: float | None) -> float:
@@ -123,18 +92,13 @@ def _step_seconds(env: Env, dt: float | None) -> float:
 
 
 def _make(env_id: str, kwargs: dict[str, Any]) -> Env:
-    with _current_folder_importable():
+    with current_folder_importable():
         _import_module_of(env_id)
         name = bare_id(env_id)
+        if name not in gymnasium.registry:
+            raise UsageError("the id of a registered environment", repr(env_id), _nearest(env_id))
         try:
             return gymnasium.make(name, **kwargs)
-        except (
-            gymnasium.error.NameNotFound,
-            gymnasium.error.NamespaceNotFound,
-            gymnasium.error.VersionNotFound,
-            gymnasium.error.DeprecatedEnv,
-        ) as error:
-            raise UsageError("the id of a registered environment", repr(env_id), _nearest(env_id)) from error
         except (gymnasium.error.Error, ImportError) as error:
             remedy = "Install what it needs, or choose another task."
             raise UsageError("an environment that can be made", f"{env_id} ({error})", remedy) from error
@@ -165,7 +129,7 @@ def _nearest(env_id: str) -> str:
 
 
 @contextmanager
-def _current_folder_importable() -> Iterator[None]:
+def current_folder_importable() -> Iterator[None]:
     """Find modules in the current folder, as `python -m` does but an installed command does not."""
     folder = str(Path.cwd())
     added = not {"", folder} & set(sys.path)

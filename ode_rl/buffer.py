@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from ode_rl.types import FloatArray, Segment, Trajectory, Transition
 
 IntArray = npt.NDArray[np.int64]
 NO_SUCCESSOR = -1
+ROWS = ("obs", "action", "reward", "next_obs", "dt", "terminated", "successor")
 
 
 class Arrays(NamedTuple):
@@ -82,7 +84,12 @@ class ReplayBuffer:
         """Copies of the transitions with these serial numbers (default: all, oldest first)."""
         at = (self.serials() if serials is None else serials) % self.capacity
         return Arrays(
-            self.obs[at], self.action[at], self.reward[at], self.next_obs[at], self.dt[at], self.terminated[at]
+            self.obs[at],
+            self.action[at],
+            self.reward[at],
+            self.next_obs[at],
+            self.dt[at],
+            self.terminated[at],
         )
 
     def following(self, serials: IntArray) -> IntArray:
@@ -129,6 +136,33 @@ class ReplayBuffer:
             obs = np.concatenate([a.obs[:1], a.next_obs])
             found.append(Trajectory(obs, a.action, a.reward, a.dt, ended, not ended and not running))
         return found
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """What a checkpoint keeps: the stored rows and the links."""
+        n = len(self)
+        ends = np.array([[env, serial] for env, serial in self.open_ends.items()], np.int64).reshape(-1, 2)
+        rows = {name: getattr(self, name)[:n].copy() for name in ROWS}
+        return rows | {"n_added": np.array(self.n_added, np.int64), "open_ends": ends}
+
+    def restore(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Take up what `state` gave.
+
+        Raises:
+            UsageError: for rows of another shape or type, or more than this buffer holds.
+        """
+        n_added = int(state["n_added"])
+        n = min(n_added, self.capacity)
+        for name in ROWS:
+            mine, stored = getattr(self, name), state[name]
+            if stored.shape != (n, *mine.shape[1:]) or stored.dtype != mine.dtype:
+                raise UsageError(
+                    f"{n} rows of {name} {mine.shape[1:]} {mine.dtype}",
+                    f"{stored.shape} {stored.dtype}",
+                    "Restore the file or train again.",
+                )
+            mine[:n] = stored
+        self.n_added = n_added
+        self.open_ends = {int(env): int(serial) for env, serial in state["open_ends"]}
 
 
 def _check(t: Transition) -> None:

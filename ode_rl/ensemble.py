@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ class EnsembleMLP(nn.Module):
         widths = [n_in, *hidden, n_out]
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
-        for i, (w_in, w_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for i, (w_in, w_out) in enumerate(pairwise(widths)):
             gain = out_gain if i == len(hidden) else 1.0
             scale = gain / math.sqrt(w_in)
             w = torch.randn(n_members, w_in, w_out, generator=generator) * scale
@@ -39,7 +40,7 @@ class EnsembleMLP(nn.Module):
 
     @property
     def n_members(self) -> int:
-        return self.weights[0].shape[0]
+        return int(self.weights[0].shape[0])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.tail(torch.baddbmm(self.biases[0], x, self.weights[0]))

@@ -72,7 +72,9 @@ BLOCK = 16
 class SegmentSource:
     """Draws training segments, resampled with replacement for each member, and held-out ones."""
 
-    def __init__(self, buffer: ReplayBuffer, n_members: int, config: FitConfig, rng: np.random.Generator) -> None:
+    def __init__(
+        self, buffer: ReplayBuffer, n_members: int, config: FitConfig, rng: np.random.Generator
+    ) -> None:
         self.buffer, self.config, self.rng = buffer, config, rng
         serials = buffer.serials()
         # Blocks are numbered by serial: what is held out stays held out in all later fits.
@@ -92,12 +94,18 @@ class SegmentSource:
         """The newest held-out segments, the same for all members; None where there are too few."""
         if len(self.held_out) < BLOCK // 2:
             return None
-        starts: IntArray = np.broadcast_to(self.held_out[-most:], (self.n_members, min(most, len(self.held_out))))
+        starts: IntArray = np.broadcast_to(
+            self.held_out[-most:], (self.n_members, min(most, len(self.held_out)))
+        )
         return self.buffer.segments(starts, self.config.segment_length)
 
 
 def fit(
-    model: WorldModel, buffer: ReplayBuffer, config: FitConfig, rng: np.random.Generator, device: torch.device | str
+    model: WorldModel,
+    buffer: ReplayBuffer,
+    config: FitConfig,
+    rng: np.random.Generator,
+    device: torch.device | str,
 ) -> FitReport:
     """Fit `model` in place to all of `buffer`; what it learned before is its start.
 
@@ -136,10 +144,16 @@ def _descend(
     derivative: bool = False,
     end_weight: float = 1.0,
 ) -> FitReport:
-    parts = [list(model.dynamics.parameters()) + [model.log_noise], list(model.reward.parameters()), list(model.end.parameters())]
-    parts[1].append(model.log_reward_noise)
+    parts = [
+        [*model.dynamics.parameters(), model.log_noise],
+        [*model.reward.parameters(), model.log_reward_noise],
+        list(model.end.parameters()),
+    ]
     optimiser = torch.optim.AdamW(
-        [p for part in parts for p in part], config.learning_rate, weight_decay=config.weight_decay, foreach=True
+        [p for part in parts for p in part],
+        config.learning_rate,
+        weight_decay=config.weight_decay,
+        foreach=True,
     )
 
     def losses_of(segment: Segment) -> Losses:
@@ -172,7 +186,9 @@ def _descend(
     with torch.no_grad():
         final = losses_of(source.draw() if held_out is None else held_out)
     end = None if final.end is None else float(final.end.mean())
-    return FitReport(done, done < updates, float(final.dynamics.mean()), float(final.reward.mean()), end, skipped)
+    return FitReport(
+        done, done < updates, float(final.dynamics.mean()), float(final.reward.mean()), end, skipped
+    )
 
 
 def _rate_factor(progress: float) -> float:

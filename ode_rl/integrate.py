@@ -59,7 +59,9 @@ def check_method(method: str) -> str:
     """
     known = (*FIXED_STEP, *ADAPTIVE)
     if method not in known:
-        raise UsageError(f"a method among {', '.join(known)}", repr(method), "Write Solver(method='midpoint').")
+        raise UsageError(
+            f"a method among {', '.join(known)}", repr(method), "Write Solver(method='midpoint')."
+        )
     return method
 
 
@@ -91,14 +93,14 @@ def integrate(
     """
     dt = torch.as_tensor(dt, dtype=z.dtype, device=z.device)
     if not bool(((dt > 0) & torch.isfinite(dt)).all()):
-        raise UsageError("dt > 0 seconds, finite, for every sample", dt, "Drop or mend the samples with such a dt.")
+        raise UsageError(
+            "dt > 0 seconds, finite, for every sample", dt, "Drop or mend the samples with such a dt."
+        )
     held_rates = None if rates is None else hold(rates, a)
     return integrate_held(hold(field, a), z, dt, solver, held_rates)
 
 
-def integrate_held(
-    field: Held, z: Tensor, dt: Tensor, solver: Solver, rates: Held | None = None
-) -> Solution:
+def integrate_held(field: Held, z: Tensor, dt: Tensor, solver: Solver, rates: Held | None = None) -> Solution:
     """As `integrate`, for a field that already holds its action and a `dt` known to be valid.
 
     The inner loop of planning calls this: it looks at no value of a tensor, unless ``max_step`` bounds
@@ -157,10 +159,18 @@ def _adaptive(field: Held, z: Tensor, seconds: Tensor, solver: Solver, rates: He
 
     y0 = torch.cat([z, z.new_zeros(*z.shape[:-1], n_rates)], -1)
     s = torch.tensor([0.0, 1.0], dtype=z.dtype, device=z.device)
-    settings = {"rtol": solver.rtol, "atol": solver.atol, "method": solver.method, "options": {"norm": worst_row}}
+    settings = {
+        "rtol": solver.rtol,
+        "atol": solver.atol,
+        "method": solver.method,
+        "options": {"norm": worst_row},
+    }
     if solver.adjoint:
         tensors = (*field.tensors, *(() if rates is None else rates.tensors), seconds)
-        adjoint = {"adjoint_params": tuple(t for t in tensors if t.requires_grad), "adjoint_options": {"norm": "seminorm"}}
+        adjoint = {
+            "adjoint_params": tuple(t for t in tensors if t.requires_grad),
+            "adjoint_options": {"norm": "seminorm"},
+        }
         end = odeint_adjoint(flow, y0, s, **settings, **adjoint)[-1]
     else:
         end = odeint(flow, y0, s, **settings)[-1]

@@ -80,10 +80,14 @@ def derivative_losses(model: WorldModel, segment: Segment) -> Losses:
     middle = 0.5 * (z + after)
     spread = model.dynamics.out_spread
     moving = (spread > 0).to(z.dtype)
-    error = (model.dynamics(middle, a) - (after - z) / dt) / torch.where(spread > 0, spread, torch.ones_like(spread))
+    error = (model.dynamics(middle, a) - (after - z) / dt) / torch.where(
+        spread > 0, spread, torch.ones_like(spread)
+    )
     dynamics = (huber(error) * moving).sum(-1) / moving.sum().clamp_min(1)
     paid = mask * (1 - segment.terminated[..., 0].to(z.dtype))
-    reward_error = (model.reward(middle, a)[..., 0] - segment.reward[..., 0] / dt[..., 0]) / model.reward.out_spread
+    reward_error = (
+        model.reward(middle, a)[..., 0] - segment.reward[..., 0] / dt[..., 0]
+    ) / model.reward.out_spread
     return Losses((dynamics * mask).mean(-1), (huber(reward_error) * paid).mean(-1), None)
 
 

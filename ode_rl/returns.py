@@ -7,7 +7,6 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from ode_rl.buffer import NO_SUCCESSOR, ReplayBuffer
 from ode_rl.errors import UsageError
 
 Float64 = npt.NDArray[np.float64]
@@ -24,26 +23,28 @@ def discount_rate(gamma: float, native_dt: float) -> float:
     return -math.log(gamma) / native_dt
 
 
-def lambda_returns(buffer: ReplayBuffer, next_value: Float64, rho: float, trace: float, native_dt: float) -> Float64:
-    """Time-aware lambda-returns of all stored transitions, oldest first, ``[n]``.
+def lambda_returns(
+    reward: Float64,
+    discount: Float64,
+    mix: Float64,
+    next_value: Float64,
+    terminated: npt.NDArray[np.bool_],
+    following: npt.NDArray[np.int64],
+) -> Float64:
+    """Lambda-returns of linked intervals of any duration, all ``[n]``.
 
-    ``G_k = R_k + g_k ((1 - l_k) V(z_{k+1}) + l_k G_{k+1})`` with ``g_k = exp(-rho dt_k)`` and
-    ``l_k = trace^(dt_k / native dt)``; ``G_k = R_k`` where the task terminated, and the value alone
-    continues where the recording stops. ``next_value [n]`` holds V at the end of each transition.
+    ``G_k = R_k + g_k ((1 - l_k) V_k + l_k G_{k+1})`` with the discount ``g_k = exp(-rho dt_k)``, the mix
+    ``l_k = lambda^(dt_k / native dt)`` and ``V_k`` the value where interval k ends. ``G_k = R_k`` where the
+    task terminated; the value alone continues where the record stops. `following[k]` is the position of
+    the next interval of the same episode, later than k, or -1.
     """
-    serials = buffer.serials()
-    data = buffer.arrays(serials)
-    discount = np.exp(-rho * data.dt)
-    mix = trace ** (data.dt / native_dt)
-    following = buffer.following(serials)
-    returns = np.zeros(len(serials))
-    first = serials[0] if len(serials) else 0
-    for i in range(len(serials) - 1, -1, -1):
-        if data.terminated[i]:
-            returns[i] = data.reward[i]
+    returns = np.zeros(len(reward))
+    for k in range(len(reward) - 1, -1, -1):
+        if terminated[k]:
+            returns[k] = reward[k]
             continue
-        after = next_value[i]
-        if following[i] != NO_SUCCESSOR:
-            after = (1 - mix[i]) * after + mix[i] * returns[following[i] - first]
-        returns[i] = data.reward[i] + discount[i] * after
+        after = next_value[k]
+        if following[k] >= 0:
+            after = (1 - mix[k]) * after + mix[k] * returns[following[k]]
+        returns[k] = reward[k] + discount[k] * after
     return returns

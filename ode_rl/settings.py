@@ -39,7 +39,7 @@ def build(cls: type[T], settings: Mapping[str, Any], where: str = "") -> T:
 
 
 def _convert(kind: Any, value: Any, path: str) -> Any:
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if isinstance(value, kind):
             return value
         if not isinstance(value, Mapping):

@@ -10,17 +10,21 @@ from gymnasium import spaces
 from ode_rl.errors import UsageError
 
 
-def check_spaces(observation: spaces.Space[Any], action: spaces.Space[Any]) -> None:
-    """Refuse tasks without a flat Box observation and a flat, bounded Box action.
+def check_spaces(observation: spaces.Space[Any], action: spaces.Space[Any]) -> tuple[spaces.Box, spaces.Box]:
+    """Return both spaces if observations are flat Boxes and actions flat, bounded Boxes.
 
     Raises:
         UsageError: with the space that was found and the wrapper that helps.
     """
     if not isinstance(action, spaces.Box) or len(action.shape) != 1:
         raise UsageError(
-            "continuous actions: a Box of shape (n,)", f"the action space {action}", "Choose a task with Box actions."
+            "continuous actions: a Box of shape (n,)",
+            f"the action space {action}",
+            "Choose a task with Box actions.",
         )
-    if not (np.isfinite(action.low).all() and np.isfinite(action.high).all() and (action.low < action.high).all()):
+    if not (
+        np.isfinite(action.low).all() and np.isfinite(action.high).all() and (action.low < action.high).all()
+    ):
         raise UsageError(
             "finite action bounds, low < high",
             f"the action space {action}",
@@ -28,10 +32,15 @@ def check_spaces(observation: spaces.Space[Any], action: spaces.Space[Any]) -> N
         )
     if not isinstance(observation, spaces.Box) or len(observation.shape) != 1:
         flat = isinstance(observation, spaces.Dict | spaces.Tuple | spaces.Box)
-        remedy = "Wrap it in gymnasium.wrappers.FlattenObservation." if flat else "Choose a task with Box observations."
+        remedy = (
+            "Wrap it in gymnasium.wrappers.FlattenObservation."
+            if flat
+            else "Choose a task with Box observations."
+        )
         image = isinstance(observation, spaces.Box) and len(observation.shape) == 3
         if image:
             remedy = "Images need a feature extractor first; this package learns from state vectors."
         raise UsageError(
             "observations in a Box of shape (n,)", f"the observation space {observation}", remedy
         )
+    return observation, action

@@ -40,7 +40,9 @@ class WorldModelConfig:
             raise UsageError("at least one member", self.n_members, "Write n_members=5.")
         if self.termination not in TERMINATIONS:
             raise UsageError(
-                f"a termination among {', '.join(TERMINATIONS)}", repr(self.termination), "Write termination='hazard'."
+                f"a termination among {', '.join(TERMINATIONS)}",
+                repr(self.termination),
+                "Write termination='hazard'.",
             )
 
 
@@ -78,7 +80,9 @@ class WorldModel(nn.Module):
         e, heads = config.n_members, config.head_hidden
         self.dynamics = MLPField(e, n_obs, n_action, n_obs, config.hidden, generator)
         self.reward = MLPField(e, n_obs, n_action, 1, heads, generator)
-        self.end = MLPField(e, n_obs, 0 if config.termination == "boundary" else n_action, 1, heads, generator)
+        self.end = MLPField(
+            e, n_obs, 0 if config.termination == "boundary" else n_action, 1, heads, generator
+        )
         # Log of the noise of one native interval, in units of the typical change within it.
         self.log_noise = nn.Parameter(torch.zeros(e, 1, n_obs))
         self.log_reward_noise = nn.Parameter(torch.zeros(e, 1, 1))
@@ -162,8 +166,9 @@ class WorldModel(nn.Module):
 
     def end_logit(self, z: Tensor) -> Tensor:
         """Log-odds ``[E, N]`` that an interval with end state ``z [E, N, Z]`` ends the task."""
-        return self.end(z, z[..., :0])[..., 0]
+        logit: Tensor = self.end(z, z[..., :0])[..., 0]
+        return logit
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
-        super()._load_from_state_dict(*args, **kwargs)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(*args, **kwargs)
         self.ends = bool(self.may_end)

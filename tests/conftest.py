@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 
-# No screen is needed: MuJoCo renders through EGL, pygame into memory.
-os.environ.setdefault("MUJOCO_GL", "egl")
+
+def loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+# No screen is needed: MuJoCo renders through EGL, pygame and matplotlib into memory. Asked for an EGL that
+# is not there, MuJoCo would not even import.
+if sys.platform == "linux" and loads("libEGL.so.1"):
+    os.environ.setdefault("MUJOCO_GL", "egl")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("MPLBACKEND", "agg")

@@ -13,6 +13,8 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from ode_rl.envs import registration
 
@@ -22,7 +24,8 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
-SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SETUPTOOLS = PYPROJECT["tool"]["setuptools"]
 FOLDERS = {"ode_rl": ROOT / "ode_rl", "ode_rl.envs": ROOT / "envs", "ode_rl.agents": ROOT / "agents"}
 PACKAGES = ["ode_rl", "ode_rl.envs", "ode_rl.agents"]
 
@@ -83,6 +86,18 @@ def test_the_listed_packages_are_the_folders_with_python_files() -> None:
     found = {str(Path(name).parent) for name in files if name.endswith(".py")}
     assert sorted(SETUPTOOLS["packages"]) == sorted(folder.replace("/", ".") for folder in found)
     assert not [folder for folder in found if f"{folder}/__init__.py" not in files]
+
+
+def test_the_tested_set_pins_every_direct_dependency_within_its_range() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    version = {p.name: str(p.specifier)[2:] for p in pins if p.marker is None or p.marker.evaluate()}
+    project = PYPROJECT["project"]
+    extras = project["optional-dependencies"]
+    for line in project["dependencies"] + extras["test"] + extras["video"]:
+        need = Requirement(line)
+        if need.marker is None or need.marker.evaluate():
+            assert need.specifier.contains(version[canonicalize_name(need.name)]), line
 
 
 def test_the_links_lead_to_the_mapped_folders() -> None:

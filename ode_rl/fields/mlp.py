@@ -82,5 +82,7 @@ class MLPField(nn.Module):
             spread = torch.where(out.spread > 0, out.spread, torch.ones_like(out.spread))
             self.net.weights[-1].mul_(self.out_spread / spread)
             self.net.biases[-1].mul_(self.out_spread / spread).add_((self.out_mean - out.mean) / spread)
-        for mine, new in zip((self.z_mean, self.z_spread, self.out_mean, self.out_spread), (*z, *out), strict=True):
+        for mine, new in zip(
+            (self.z_mean, self.z_spread, self.out_mean, self.out_spread), (*z, *out), strict=True
+        ):
             mine.copy_(new)

@@ -1,0 +1,232 @@
+"""The shape of Stable-Baselines3 around an agent that learns: environment, logger, callbacks, files."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, TypeVar
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    CallbackList,
+    ConvertCallback,
+    ProgressBarCallback,
+)
+from stable_baselines3.common.env_util import is_wrapped
+from stable_baselines3.common.logger import Logger, configure
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+
+from ode_rl.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from ode_rl.device import resolve_device
+from ode_rl.errors import UsageError
+from ode_rl.spaces import check_spaces
+from ode_rl.timing import native_dt
+from ode_rl.types import FloatArray, Transition
+
+L = TypeVar("L", bound="Learner")
+
+
+class Learner(ABC):
+    """What all agents of this package share and users of Stable-Baselines3 know.
+
+    A subclass sets `name`, builds its parts in `_build`, and acts and learns in `predict` and `learn`.
+    """
+
+    name: str
+
+    def __init__(self, env: Any, seed: int | None, device: str, dt: float | None, verbose: int) -> None:
+        self.env: VecEnv | None = as_vec_env(env)
+        self.observation_space, self.action_space = check_spaces(
+            self.env.observation_space, self.env.action_space
+        )
+        self.env_id = _id_of(self.env)
+        self.dt = _dt_of(self.env, dt)
+        self._begin_anew(seed, device, verbose)
+
+    def _begin_anew(self, seed: int | None, device: str, verbose: int) -> None:
+        self.seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
+        self.rng = np.random.default_rng(self.seed)
+        self.device = resolve_device(device)
+        self.verbose = verbose
+        self.num_timesteps = 0
+        self._logger: Logger | None = None
+
+    # -- what a subclass brings ---------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """All resolved settings, as JSON values."""
+
+    @abstractmethod
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
+    ) -> tuple[npt.NDArray[Any], Any]:
+        """Return actions for an observation ``[O]`` or a batch ``[B, O]``, and the next call's state."""
+
+    @abstractmethod
+    def learn(self: L, total_timesteps: int, callback: Any = None, progress_bar: bool = False) -> L:
+        """Learn for `total_timesteps` environment steps."""
+
+    @abstractmethod
+    def _parts(self) -> Checkpoint:
+        """Everything that `load` needs."""
+
+    @classmethod
+    @abstractmethod
+    def _from_parts(cls: type[L], parts: Checkpoint, device: str) -> L:
+        """The agent that `_parts` describes, without an environment."""
+
+    # -- files --------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write a checkpoint: a folder, or one file if `path` ends with ``.zip``. No pickle."""
+        parts = self._parts()
+        write_checkpoint(path, kind=self.name, tensors=parts.tensors, arrays=parts.arrays, meta=parts.meta)
+
+    @classmethod
+    def load(cls: type[L], path: str | Path, env: Any = None, device: str = "auto") -> L:
+        """Read what `save` wrote; with `env` the agent can go on learning.
+
+        Raises:
+            UsageError: for anything that is not a whole checkpoint of this agent.
+        """
+        parts = read_checkpoint(path, cls.name)
+        try:
+            agent = cls._from_parts(parts, device)
+        except (KeyError, RuntimeError, TypeError) as error:
+            raise UsageError(
+                f"a whole checkpoint of {cls.name}", f"{path} ({error})", "Restore the file or train again."
+            ) from error
+        if env is not None:
+            agent.set_env(env)
+        return agent
+
+    # -- environment --------------------------------------------------------------------------------
+
+    def get_env(self) -> VecEnv | None:
+        """The training environment, vectorised; None after `load` without one."""
+        return self.env
+
+    def set_env(self, env: Any) -> None:
+        """Train in `env` from now on.
+
+        Raises:
+            UsageError: if its spaces or its step time differ from those of the agent.
+        """
+        new = as_vec_env(env)
+        pairs = ((self.observation_space, new.observation_space), (self.action_space, new.action_space))
+        for mine, theirs in pairs:
+            if mine != theirs:
+                raise UsageError(f"the space {mine}", theirs, f"Give an environment like {self.env_id}.")
+        self.env = new
+
+    def get_vec_normalize_env(self) -> None:
+        """None: models keep scales of their own."""
+        return None
+
+    # -- logging and callbacks ----------------------------------------------------------------------
+
+    @property
+    def logger(self) -> Logger:
+        """The Stable-Baselines3 logger; one that writes nothing until `set_logger`."""
+        if self._logger is None:
+            self._logger = configure(None, ["stdout"] if self.verbose else [])
+        return self._logger
+
+    def set_logger(self, logger: Logger) -> None:
+        """Log to `logger` from now on."""
+        self._logger = logger
+
+    def _begin(self, total: int, callback: Any, progress_bar: bool) -> tuple[VecEnv, BaseCallback]:
+        """Check what `learn` was given and start its callbacks."""
+        if total < 1:
+            raise UsageError("at least one step", total, "Write learn(600).")
+        if self.env is None:
+            raise UsageError(
+                "an environment to learn in", "none", "Write agent.set_env(env), or load(path, env=env)."
+            )
+        given = list(callback) if isinstance(callback, list | tuple) else [callback] if callback else []
+        parts = [part if isinstance(part, BaseCallback) else ConvertCallback(part) for part in given]
+        if progress_bar:
+            parts.append(ProgressBarCallback())
+        both = CallbackList(parts)
+        both.init_callback(self)  # type: ignore[arg-type]  # a BaseAlgorithm in all that callbacks touch
+        return self.env, both
+
+    # -- data ---------------------------------------------------------------------------------------
+
+    def _to_env(self, scaled: FloatArray) -> npt.NDArray[Any]:
+        """Actions of the task for actions in [-1, 1]."""
+        low, high = self.action_space.low, self.action_space.high
+        action = (high + low) / 2 + (high - low) / 2 * scaled
+        clipped: npt.NDArray[Any] = np.clip(action, low, high).astype(self.action_space.dtype)
+        return clipped
+
+    def _from_env(self, action: FloatArray) -> FloatArray:
+        """Actions in [-1, 1] for actions of the task."""
+        low, high = self.action_space.low, self.action_space.high
+        scaled: FloatArray = (action - (high + low) / 2) / ((high - low) / 2)
+        return scaled
+
+    def _transitions(
+        self,
+        obs: FloatArray,
+        actions: FloatArray,
+        rewards: FloatArray,
+        new_obs: Any,
+        dones: Any,
+        infos: Any,
+    ) -> list[Transition]:
+        """What one step of the vectorised environment brought, with scaled actions and true durations."""
+        found = []
+        for i, info in enumerate(infos):
+            info.setdefault("dt", self.dt)
+            truncated = bool(dones[i]) and bool(info.get("TimeLimit.truncated", False))
+            after = info["terminal_observation"] if dones[i] else new_obs[i]
+            ended = bool(dones[i]) and not truncated
+            scaled = self._from_env(actions[i])
+            found.append(
+                Transition(obs[i], scaled, float(rewards[i]), after, float(info["dt"]), ended, truncated)
+            )
+        return found
+
+
+def as_vec_env(env: str | gym.Env[Any, Any] | VecEnv) -> VecEnv:
+    """An id, an environment or a vectorised one as a `VecEnv` whose episodes are monitored."""
+    if isinstance(env, VecEnv):
+        return env
+    made: gym.Env[Any, Any] = gym.make(env) if isinstance(env, str) else env
+    monitored = made if is_wrapped(made, Monitor) else Monitor(made)
+    return DummyVecEnv([lambda: monitored])
+
+
+def _id_of(env: VecEnv) -> str:
+    spec = env.get_attr("spec", 0)[0]
+    return spec.id if spec is not None else type(env.get_attr("unwrapped", 0)[0]).__name__
+
+
+def _dt_of(env: VecEnv, dt: float | None) -> float:
+    """Native seconds per step, also of environments in other processes; see `timing.native_dt`."""
+
+    class Told:
+        metadata = env.get_attr("metadata", 0)[0]
+
+    if env.has_attr("dt"):
+        Told.dt = env.get_attr("dt", 0)[0]  # type: ignore[attr-defined]
+    return native_dt(Told(), dt)
+
+
+def box_arrays(box: spaces.Box) -> dict[str, npt.NDArray[Any]]:
+    """The bounds of a Box, for a checkpoint."""
+    return {"low": box.low, "high": box.high}
+
+
+def box_of(arrays: dict[str, npt.NDArray[Any]]) -> spaces.Box:
+    """The Box with these bounds."""
+    return spaces.Box(arrays["low"], arrays["high"], dtype=arrays["low"].dtype.type)

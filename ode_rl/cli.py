@@ -1,0 +1,269 @@
+"""The command `ode-rl`: arguments are checked in full before anything heavy is loaded."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ode_rl import __version__
+from ode_rl.agents.registry import AGENTS
+from ode_rl.errors import UsageError
+
+MODELS = ("ode",)
+PLANNERS = ("icem",)
+TERMINATIONS = ("auto", "hazard", "boundary")
+DEVICES = ("auto", "cpu", "cuda")
+
+Action = Callable[[], int]
+Decorator = Callable[[Any], Any]
+
+
+def run() -> None:
+    """Entry point of `ode-rl` and of `python -m ode_rl`."""
+    sys.exit(main())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    0 done, 2 bad input (one message, no traceback), 130 Ctrl-C, 143 SIGTERM.
+    """
+    try:
+        action = commands.main(args=argv, prog_name="ode-rl", standalone_mode=False)
+        return action() if callable(action) else 0
+    except UsageError as error:
+        return _fail(str(error))
+    except click.ClickException as error:
+        return _fail(_in_our_words(error))
+    except (KeyboardInterrupt, click.Abort) as stop:
+        print(f"\n{str(stop) or 'stopped'}", file=sys.stderr)
+        return int(getattr(stop, "exit_code", 130))
+
+
+# --- options -----------------------------------------------------------------------------------------------
+
+
+def _number(
+    flag: str, kind: type[int] | type[float], least: float, what: str, example: str, **more: Any
+) -> Decorator:
+    """An option that takes a number, and names itself and an example when it refuses one."""
+
+    def check(context: click.Context, param: click.Parameter, value: str | None) -> float | None:
+        try:
+            number = None if value is None else kind(value)
+        except ValueError:
+            number = math.nan
+        if number is not None and not (math.isfinite(number) and number >= least):
+            raise UsageError(f"{what} for {flag}", repr(value), f"Write {flag} {example}.")
+        return number
+
+    metavar = "SECONDS" if kind is float else "N"
+    return click.option(flag, type=str, callback=check, metavar=metavar, show_default=True, **more)
+
+
+def _choice(flag: str, names: Sequence[str], default: str, **more: Any) -> Decorator:
+    """An option that takes one of a few names, and lists them when it refuses another."""
+
+    def check(context: click.Context, param: click.Parameter, value: str) -> str:
+        if value not in names:
+            nearest = (difflib.get_close_matches(value, names, 1, 0.5) or [default])[0]
+            raise UsageError(f"{' or '.join(names)} for {flag}", repr(value), f"Write {flag} {nearest}.")
+        return value
+
+    metavar = "|".join(names)
+    return click.option(flag, callback=check, metavar=metavar, default=default, show_default=True, **more)
+
+
+_steps = _number(
+    "--steps", int, 1, "a whole number > 0", "2000", help="Environment steps. [default: the preset's]"
+)
+_dt = _number(
+    "--dt", float, 1e-9, "seconds > 0", "0.05", help="Seconds per step, if the task does not say it."
+)
+_device = _choice("--device", DEVICES, "auto", help="Where to compute.")
+
+
+def _episodes(flag: str) -> Decorator:
+    help = "Episodes to evaluate, each from a start seed of its own."
+    return _number(flag, int, 1, "a whole number > 0", "10", default="10", help=help)
+
+
+def _seed(default: str | None, help: str) -> Decorator:
+    return _number("--seed", int, 0, "a whole number >= 0", "0", default=default, help=help)
+
+
+# --- commands ----------------------------------------------------------------------------------------------
+
+
+class _Group(click.Group):
+    """A group that answers an unknown command with the nearest one."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if not args[0].startswith("-") and args[0] not in self.commands:
+            known = ", ".join(self.commands)
+            raise UsageError(f"a command ({known})", repr(args[0]), _did_you_mean(args[0], self.commands))
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=_Group, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.version_option(__version__, message="ode-rl %(version)s")
+@click.pass_context
+def commands(context: click.Context) -> None:
+    """Continuous-time model-based reinforcement learning. Start with: ode-rl train Pendulum-v1"""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@commands.command("train", short_help="Train an agent on a task.")
+@click.argument("env_id", default="Pendulum-v1")
+@_choice("--agent", tuple(AGENTS), "mpc", help="What learns and acts.")
+@_choice("--model", MODELS, "ode", help="The world model.")
+@_choice("--planner", PLANNERS, "icem", help="How plans are searched.")
+@_choice("--termination", TERMINATIONS, "auto", help="How the world model ends episodes; auto: the preset's.")
+@_steps
+@_seed("0", "Seed of everything random.")
+@click.option("--run-dir", metavar="DIR", help="The run folder. [default: a new one in runs/]")
+@_device
+@_dt
+@click.option("--preset", default="auto", metavar="NAME|none", help="Tuned settings. [default: the task's]")
+@_episodes("--eval-episodes")
+@click.option("--video/--no-video", default=True, help="Record an episode at the end. [default: video]")
+@click.option("--progress/--no-progress", default=True, help="Show a progress bar. [default: progress]")
+def train_command(**options: Any) -> Action:
+    """Train an agent on ENV_ID (default Pendulum-v1): a Gymnasium id, or module:id for a task of your own."""
+    for decided in ("model", "planner"):  # one choice each, so that there is nothing to pass on
+        del options[decided]
+    options["preset"] = None if options["preset"] == "none" else options["preset"]
+    options["termination"] = None if options["termination"] == "auto" else options["termination"]
+    return lambda: _train(options)
+
+
+@commands.command("evaluate", short_help="Evaluate a trained agent, or an object of yours.")
+@click.argument("agent")
+@click.option("--env", "env_id", metavar="ENV_ID", help="The task. [default: the one of the run]")
+@_episodes("--episodes")
+@_seed(None, "Seed of the first episode. [default: as after training]")
+@click.option("--json", "json_file", metavar="FILE", help="Write the result to a file.")
+@click.option("--video", is_flag=True, help="Record the first episode, in the run folder or here.")
+@_dt
+@_device
+def evaluate_command(**options: Any) -> Action:
+    """Evaluate AGENT: a run folder, or module:object with a predict method."""
+    return lambda: _evaluate(**options)
+
+
+@commands.command("list", short_help="List agents, presets, models and planners.")
+def list_command() -> Action:
+    """List agents, the tasks that have presets, models and planners."""
+    return _list
+
+
+# --- what they do ------------------------------------------------------------------------------------------
+
+
+def _train(options: dict[str, Any]) -> int:
+    from ode_rl.train import TrainConfig, train
+
+    result = train(TrainConfig(**options))
+    _summary(result.evaluation)
+    print(f"run folder      {result.run.path}")
+    print(f"learning curve  {result.learning_curve}")
+    if result.video:
+        print(f"video           {result.video}")
+    return 0
+
+
+def _evaluate(
+    agent: str,
+    env_id: str | None,
+    episodes: int,
+    seed: int | None,
+    json_file: str | None,
+    video: bool,
+    dt: float | None,
+    device: str,
+) -> int:
+    from ode_rl.evaluate import EVALUATION_SEED, evaluate_agent, load_agent
+    from ode_rl.files import write_json
+    from ode_rl.video import record_video
+
+    if json_file is not None:
+        _check_writable(Path(json_file))
+    loaded = load_agent(agent, device)
+    env_id = env_id or loaded.env_id
+    if env_id is None:
+        raise UsageError("the task of the agent", f"only {agent}", "Write --env ENV_ID.")
+    dt = dt if dt is not None or env_id != loaded.env_id else loaded.dt
+    seed = EVALUATION_SEED if seed is None else seed
+    evaluation = evaluate_agent(loaded.agent, env_id, episodes, seed, dt=dt, agent_name=loaded.name)
+    if json_file is not None:
+        write_json(Path(json_file), evaluation.to_json())
+    _summary(evaluation)
+    if video:
+        folder = Path(agent) if Path(agent).is_dir() else Path()
+        if written := record_video(loaded.agent, env_id, folder / "video.mp4", seed, dt):
+            print(f"video           {written}")
+    return 0
+
+
+def _summary(evaluation: Any) -> None:
+    ms = evaluation.ms_per_decision
+    print(
+        f"mean return     {evaluation.mean_return:.2f} ± {evaluation.std_return:.2f} "
+        f"over {evaluation.n_episodes} episodes of {evaluation.env_id}"
+    )
+    print(f"decisions       {ms:.2f} ms each, {1e3 / ms:.0f} Hz")
+
+
+def _list() -> int:
+    from ode_rl.agents.presets import preset_ids
+
+    for agent in AGENTS:
+        print(f"agent     {agent}")
+        print(f"presets   {', '.join(preset_ids(agent))}; any other task: default")
+    print(f"models    {', '.join(MODELS)}")
+    print(f"planners  {', '.join(PLANNERS)}")
+    print("tasks     any Gymnasium id with vector observations and continuous actions, or module:id")
+    return 0
+
+
+# --- messages ----------------------------------------------------------------------------------------------
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def _in_our_words(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "ode-rl"
+    remedy = f"See `{path} --help`."
+    if isinstance(error, click.NoSuchOption):
+        flags = [flag for param in context.command.params for flag in param.opts] if context else []
+        nearest = _did_you_mean(error.option_name, flags, remedy)
+        return f"expected a flag of `{path}`, got {error.option_name}. {nearest}"
+    if isinstance(error, click.MissingParameter) and error.param:
+        return f"expected {(error.param.name or '').upper()} after `{path}`, got nothing. {remedy}"
+    reason = error.format_message().removeprefix("Got ").rstrip(".")
+    return f"expected arguments that `{path}` knows, got {reason[:1].lower()}{reason[1:]}. {remedy}"
+
+
+def _did_you_mean(name: str, known: Iterable[str], otherwise: str = "See `ode-rl --help`.") -> str:
+    close = difflib.get_close_matches(name, list(known), 2, 0.7)
+    return f"Did you mean {' or '.join(close)}?" if close else otherwise
+
+
+def _check_writable(path: Path) -> None:
+    """Find out before a long evaluation that its result could not be written."""
+    if path.is_dir() or not path.absolute().parent.is_dir() or not os.access(path.absolute().parent, os.W_OK):
+        raise UsageError("a file that can be written for --json", path, "Write --json result.json.")

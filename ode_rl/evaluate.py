@@ -1,0 +1,250 @@
+"""Evaluation: the returns of anything that acts, each episode from a start seed of its own."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import time
+from collections import deque
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+
+from ode_rl.agents.registry import AGENTS
+from ode_rl.envs.task import current_folder_importable, make_task
+from ode_rl.errors import UsageError
+from ode_rl.run import RunFolder
+from ode_rl.timing import native_dt
+from ode_rl.types import Agent
+
+SCHEMA = 1
+# Far from the seeds of trainings, so that agents are not tested on starts that they have seen.
+EVALUATION_SEED = 1_000_000
+MAX_ENVS = 10
+TIMED_DECISIONS = 10
+MAX_STEPS = 10_000
+
+Env = gymnasium.Env[Any, Any]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Episode i started from seed ``seed + i``; the lists have one value per episode."""
+
+    env_id: str
+    agent: str
+    seed: int
+    n_episodes: int
+    mean_return: float
+    std_return: float
+    returns: list[float]
+    lengths: list[int]
+    """Steps."""
+    seconds: list[float]
+    """Simulated seconds."""
+    ms_per_decision: float
+    """Median real time of one `predict` for one observation."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``evaluation.json`` holds."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+
+class LoadedAgent(NamedTuple):
+    """An agent from outside this process, with what is known of the task it is for."""
+
+    agent: Agent
+    name: str
+    env_id: str | None
+    dt: float | None
+
+
+class _Record(NamedTuple):
+    returns: list[float]
+    lengths: list[int]
+    seconds: list[float]
+    observations: list[Any]
+
+
+def evaluate_agent(
+    agent: Agent,
+    env: str | Env,
+    n_episodes: int = 10,
+    seed: int = EVALUATION_SEED,
+    deterministic: bool = True,
+    dt: float | None = None,
+    n_envs: int | None = None,
+    agent_name: str | None = None,
+) -> Evaluation:
+    """Let an agent act for `n_episodes` episodes, episode i reset with ``seed + i``, each counted once.
+
+    The id of a task is made `n_envs` times (default: one per episode, at most 10); these are stepped
+    together and the agent sees a batch ``[n, O]``. An environment object is used alone.
+
+    Raises:
+        UsageError: for fewer than one episode, an unknown task, or actions of a wrong shape.
+    """
+    if n_episodes < 1:
+        raise UsageError("at least one episode", n_episodes, "Write --episodes 10.")
+    n = min(n_episodes, n_envs or MAX_ENVS) if isinstance(env, str) else 1
+    envs = [make_task(env, dt) for _ in range(n)] if isinstance(env, str) else [env]
+    try:
+        _check_same_spaces(agent, envs[0])
+        record = _run_episodes(agent, envs, n_episodes, seed, deterministic, native_dt(envs[0], dt))
+        ms = _decision_ms(agent, record.observations, deterministic)
+        spec = envs[0].spec
+    finally:
+        if isinstance(env, str):
+            for made in envs:
+                made.close()
+    return Evaluation(
+        env_id=env if isinstance(env, str) else spec.id if spec else str(env.unwrapped),
+        agent=agent_name or type(agent).__name__,
+        seed=seed,
+        n_episodes=n_episodes,
+        mean_return=float(np.mean(record.returns)),
+        std_return=float(np.std(record.returns)),
+        returns=record.returns,
+        lengths=record.lengths,
+        seconds=[round(seconds, 9) for seconds in record.seconds],
+        ms_per_decision=ms,
+    )
+
+
+def _run_episodes(
+    agent: Agent, envs: list[Env], n_episodes: int, seed: int, deterministic: bool, dt: float
+) -> _Record:
+    """Step all environments together; one that finishes takes the next episode, or waits for the others."""
+    n, limit = len(envs), _longest_episode(envs[0])
+    record = _Record([0.0] * n_episodes, [0] * n_episodes, [0.0] * n_episodes, [])
+    obs = np.stack([env.reset(seed=seed + i)[0] for i, env in enumerate(envs)])
+    episode = dict(enumerate(range(n)))  # environment -> the episode it is in; one that waits is left out
+    upcoming = deque(range(n, n_episodes))
+    state, starts = None, np.ones(n, bool)
+    while episode:
+        if len(record.observations) <= TIMED_DECISIONS:
+            record.observations.append(obs[:1].copy())
+        actions, state = agent.predict(obs, state, starts, deterministic)
+        actions = _as_batch(actions, envs)
+        starts = np.zeros(n, bool)
+        for i, k in list(episode.items()):
+            obs[i], reward, terminated, truncated, info = envs[i].step(actions[i])
+            record.returns[k] += float(reward)
+            record.lengths[k] += 1
+            record.seconds[k] += float(info.get("dt", dt))
+            if terminated or truncated:
+                starts[i] = True
+                del episode[i]
+                if upcoming:
+                    episode[i] = upcoming.popleft()
+                    obs[i] = envs[i].reset(seed=seed + episode[i])[0]
+            elif record.lengths[k] >= limit:
+                remedy = "Register the task with max_episode_steps=1000, or end its episodes in step()."
+                raise UsageError("episodes that end", f"{limit} steps without an end", remedy)
+    return record
+
+
+def _longest_episode(env: Env) -> float:
+    """Steps after which an episode without a time limit is taken to be endless."""
+    has_limit = env.spec is not None and env.spec.max_episode_steps is not None
+    return math.inf if has_limit else MAX_STEPS
+
+
+def _as_batch(actions: Any, envs: list[Env]) -> Any:
+    shape = (len(envs), *(envs[0].action_space.shape or ()))
+    batch = np.asarray(actions)
+    if batch.size != np.prod(shape):
+        raise UsageError(
+            f"actions of shape {shape}, one per observation",
+            f"shape {batch.shape}",
+            "Let predict() act on a batch of observations [n, O].",
+        )
+    return batch.reshape(shape)
+
+
+def _decision_ms(agent: Agent, observations: list[Any], deterministic: bool) -> float:
+    """Median milliseconds of `predict` on single observations; the first one only warms up."""
+    state, start, times = None, np.ones(1, bool), []
+    for obs in observations:
+        began = time.perf_counter()
+        _, state = agent.predict(obs, state, start, deterministic)
+        times.append(1e3 * (time.perf_counter() - began))
+        start = np.zeros(1, bool)
+    return float(np.median(times[1:] or times))
+
+
+def _check_same_spaces(agent: Agent, env: Env) -> None:
+    for name in ("observation_space", "action_space"):
+        mine, theirs = getattr(agent, name, None), getattr(env, name)
+        if mine is not None and mine.shape != theirs.shape:
+            raise UsageError(
+                f"a task with the {name.replace('_', ' ')} of the agent, {mine}",
+                theirs,
+                "Choose the task that it was trained on with --env ENV_ID.",
+            )
+
+
+def load_agent(spec: str, device: str = "auto") -> LoadedAgent:
+    """Load an agent from a run folder (its newest checkpoint), or from ``module:object``.
+
+    The object has a `predict`, or makes one that has when called without arguments.
+
+    Raises:
+        UsageError: if there is nothing of the kind.
+    """
+    if Path(spec).exists():
+        return _from_run(RunFolder.open(spec), device)
+    if ":" in spec:
+        return LoadedAgent(_from_module(spec), spec, None, None)
+    raise UsageError("a run folder or module:object", repr(spec), "Look for the run with `ls runs`.")
+
+
+def _from_run(run: RunFolder, device: str) -> LoadedAgent:
+    config = run.read_config()
+    name, env_id, dt = config.get("agent"), config.get("env_id"), config.get("dt")
+    if not (isinstance(name, str) and isinstance(env_id, str) and isinstance(dt, int | float)):
+        raise UsageError("a run that says agent, env_id and dt", run.config, "Train again.")
+    if name not in AGENTS:
+        known = ", ".join(sorted(AGENTS))
+        raise UsageError(
+            f"a run of one of the agents {known}", repr(name), "Install the version that wrote it."
+        )
+    checkpoint = run.newest_checkpoint()
+    module, _, cls = AGENTS[name].partition(":")
+    agent = getattr(importlib.import_module(module), cls).load(checkpoint, device=device)
+    return LoadedAgent(agent, name, env_id, float(dt))
+
+
+def _from_module(spec: str) -> Agent:
+    module, _, name = spec.partition(":")
+    with current_folder_importable():
+        try:
+            found: Any = importlib.import_module(module)
+            for part in name.split("."):
+                found = getattr(found, part)
+        except Exception as error:  # a user's module may fail in any way while it is imported
+            got = f"{spec!r} ({type(error).__name__}: {error})"
+            raise UsageError("a module:object that can be imported", got, "Check both names.") from error
+        if isinstance(found, type) or not hasattr(found, "predict"):
+            found = _called(found, spec)
+    if not callable(getattr(found, "predict", None)):
+        got = f"{spec!r}, a {type(found).__name__}"
+        raise UsageError(
+            "an object with predict(obs, state, episode_start, deterministic)", got, "Add that method."
+        )
+    agent: Agent = found
+    return agent
+
+
+def _called(factory: Any, spec: str) -> Any:
+    try:
+        return factory()
+    except TypeError as error:
+        raise UsageError(
+            "an agent, or a class or function that makes one without arguments",
+            f"{spec!r} ({error})",
+            "Write the name of such an object after the colon.",
+        ) from error

@@ -1,0 +1,195 @@
+"""One training from the id of a task to a run folder."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+
+from ode_rl.agents.presets import load_preset
+from ode_rl.agents.registry import AGENTS
+from ode_rl.envs.task import make_task
+from ode_rl.errors import UsageError
+from ode_rl.evaluate import Evaluation, evaluate_agent
+from ode_rl.files import write_json
+from ode_rl.run import RunFolder
+from ode_rl.settings import nearest
+
+if TYPE_CHECKING:
+    from ode_rl.agents import MPC
+
+DEFAULT_STEPS = 3000
+EVALUATIONS = 5
+
+Env = gymnasium.Env[Any, Any]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What a training is asked for; None leaves a choice to the preset."""
+
+    env_id: str = "Pendulum-v1"
+    """A Gymnasium id, or module:id for one that a module registers."""
+    agent: str = "mpc"
+    """Name of the agent."""
+    preset: str | None = "auto"
+    """Tuned settings: auto (those of the task, else the defaults for all), a name, or None."""
+    termination: str | None = None
+    """How the world model ends episodes."""
+    steps: int | None = None
+    """Environment steps."""
+    seed: int = 0
+    """Seed of everything random."""
+    run_dir: str | None = None
+    """The run folder (default: a new one in runs/)."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    dt: float | None = None
+    """Seconds per step, for a task that does not say it itself."""
+    eval_episodes: int = 10
+    """Episodes of the final evaluation."""
+    video: bool = True
+    """Whether to record an episode at the end."""
+    progress: bool = True
+    """Whether to show a progress bar."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training left; `video` is None if the task cannot render or none was asked for."""
+
+    run: RunFolder
+    evaluation: Evaluation
+    learning_curve: Path
+    video: Path | None
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as an exception, so that everything is closed as after Ctrl-C."""
+
+    exit_code = 143
+
+
+class Interrupted(KeyboardInterrupt):
+    """A training that was stopped by Ctrl-C (exit code 130) or SIGTERM (143), and its folder."""
+
+    def __init__(self, run: RunFolder, exit_code: int) -> None:
+        self.run, self.exit_code = run, exit_code
+        super().__init__(_look_at(run))
+
+
+def train(config: TrainConfig, say: Callable[[str], None] = print) -> TrainResult:
+    """Train an agent, evaluate it, and leave everything in a run folder.
+
+    Raises:
+        UsageError: for bad input, before anything is written.
+        Interrupted: after Ctrl-C or SIGTERM; the newest checkpoint is whole.
+    """
+    if config.agent not in AGENTS:
+        raise UsageError("the name of an agent", repr(config.agent), nearest(config.agent, AGENTS))
+    _, preset = load_preset(config.agent, config.env_id, config.preset)
+    steps = _steps(config, preset)
+    env = make_task(config.env_id, config.dt)
+    with _sigterm_as_exception():
+        run = RunFolder.create(config.env_id, config.agent, config.seed, config.run_dir)
+        try:
+            agent = _build(config, env, run)
+            run.write_config({**agent.config, **_asked(config), "steps": steps})
+        except BaseException:  # whatever it was, no training has begun
+            run.discard()
+            raise
+        say(
+            f"training {config.agent} on {config.env_id} for {steps} steps, seed {config.seed}, in {run.path}"
+        )
+        try:
+            _learn(agent, config, preset, steps, run)
+            return _results(agent, config, run)
+        except KeyboardInterrupt as stop:
+            raise Interrupted(run, getattr(stop, "exit_code", 130)) from stop
+        finally:
+            env.close()
+
+
+def _steps(config: TrainConfig, preset: dict[str, Any]) -> int:
+    steps = config.steps if config.steps is not None else int(preset.get("total_timesteps", DEFAULT_STEPS))
+    if steps < 1:
+        raise UsageError("at least one step", steps, "Write --steps 1000.")
+    return steps
+
+
+def _asked(config: TrainConfig) -> dict[str, Any]:
+    """What was asked for, without what the agent resolves: its preset, its device and the step time."""
+    resolved = ("preset", "device", "dt", "termination", "run_dir")
+    return {name: value for name, value in asdict(config).items() if name not in resolved}
+
+
+def _build(config: TrainConfig, env: Env, run: RunFolder) -> MPC:
+    from stable_baselines3.common.logger import configure
+    from stable_baselines3.common.monitor import Monitor
+
+    module, _, name = AGENTS[config.agent].partition(":")
+    agent_class = getattr(importlib.import_module(module), name)
+    settings = {} if config.termination is None else {"model": {"termination": config.termination}}
+    agent: MPC = agent_class(
+        Monitor(env, str(run.path / "0")),
+        preset=config.preset,
+        seed=config.seed,
+        device=config.device,
+        dt=config.dt,
+        **settings,
+    )
+    agent.set_logger(configure(str(run.tensorboard), ["tensorboard"]))
+    return agent
+
+
+def _learn(agent: MPC, config: TrainConfig, preset: dict[str, Any], steps: int, run: RunFolder) -> None:
+    from ode_rl.callbacks import Evaluations, RunRecorder
+
+    eval_freq = int(preset.get("eval_freq", max(1, steps // EVALUATIONS)))
+    callbacks = [RunRecorder(run), Evaluations(run, config.env_id, eval_freq, dt=config.dt)]
+    agent.learn(steps, callback=callbacks, progress_bar=config.progress)
+    agent.logger.close()
+
+
+def _results(agent: MPC, config: TrainConfig, run: RunFolder) -> TrainResult:
+    from ode_rl.plots import plot_learning_curve
+    from ode_rl.video import record_video
+
+    evaluation = evaluate_agent(
+        agent, config.env_id, config.eval_episodes, dt=config.dt, agent_name=config.agent
+    )
+    write_json(run.evaluation, evaluation.to_json())
+    curve = plot_learning_curve(run)
+    video = record_video(agent, config.env_id, run.video, dt=config.dt) if config.video else None
+    return TrainResult(run, evaluation, curve, video)
+
+
+@contextmanager
+def _sigterm_as_exception() -> Iterator[None]:
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _look_at(run: RunFolder) -> str:
+    try:
+        checkpoint = run.newest_checkpoint()
+    except UsageError:
+        return f"stopped before the first checkpoint. What was recorded lies in {run.path}"
+    return f"stopped. The newest checkpoint is {checkpoint}\nlook at it: ode-rl evaluate {run.path}"
