@@ -33,9 +33,9 @@ class ICEMConfig:
     """Share of the elites that the next iteration, or the next decision, tries again."""
     shrink: float = 1.25
     """The population shrinks by this factor per iteration, not below twice the elites."""
-    noise_exponent: float = 2.0
+    noise_exponent: float = 1.0
     """Colour of the noise: 0 white, 2 brown."""
-    init_std: float = 0.5
+    init_std: float = 0.3
     """Spread of the first iteration, on actions scaled to [-1, 1]."""
     momentum: float = 0.1
     """Share of the old mean and spread kept per iteration."""

@@ -45,7 +45,7 @@ class MPCConfig:
     """Fits are also at least this share of all steps apart: each costs the same, and news get rarer."""
     buffer_size: int = 100_000
     """Transitions kept."""
-    action_cost: float = 0.002
+    action_cost: float = 0.01
     """Weight of the squared change of the action, in shares of the typical reward rate."""
     explore_std: float = 0.0
     """Gaussian noise on scaled actions while learning."""

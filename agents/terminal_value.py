@@ -23,7 +23,9 @@ class ValueConfig:
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers."""
     n_members: int = 3
-    """Members; their mean counts."""
+    """Members; what they disagree about counts for less."""
+    pessimism: float = 1.0
+    """Spreads of the members below their mean: states that the data say little about are worth less."""
     updates: int = 200
     """Gradient steps after each fit of the world model."""
     refreshes: int = 4
@@ -55,7 +57,13 @@ class TerminalValue(nn.Module):
     n_fits: Tensor
 
     def forward(self, z: Tensor) -> Tensor:
-        """``z [*, Z] -> V [*]``, the mean of the members."""
+        """``z [*, Z] -> V [*]``, the mean of the members less `pessimism` times their spread."""
+        members = self._members(z)
+        low: Tensor = members.mean(0) - self.config.pessimism * members.std(0, correction=0)
+        return self.out[0] + self.out[1] * low
+
+    def mean(self, z: Tensor) -> Tensor:
+        """``z [*, Z] -> [*]``, the mean of the members: what the targets are made of."""
         mean: Tensor = self._members(z).mean(0)
         return self.out[0] + self.out[1] * mean
 
@@ -80,7 +88,7 @@ class TerminalValue(nn.Module):
         last = 0.0
         for _ in range(self.config.refreshes):
             with torch.no_grad():
-                known = self(after).cpu().double().numpy() if int(self.n_fits) else np.zeros(len(data.dt))
+                known = self.mean(after).cpu().double().numpy() if int(self.n_fits) else np.zeros(len(data.dt))
             reward = data.reward.astype(np.float64)
             returns = lambda_returns(reward, discount, mix, known, data.terminated, following)
             target = torch.from_numpy(returns).float()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ode_rl.buffer import IntArray, ReplayBuffer
 from ode_rl.errors import UsageError
@@ -20,15 +20,15 @@ from ode_rl.world_model import WorldModel
 class FitConfig:
     """How the world model is fitted each time that new data has come."""
 
-    updates: int = 300
+    updates: int = 400
     """Gradient steps on segments, at most."""
-    warm_start_updates: int = 300
+    warm_start_updates: int = 400
     """Gradient steps on rates of change before the first fit."""
-    batch_size: int = 64
+    batch_size: int = 128
     """Segments per member and gradient step."""
-    segment_length: int = 5
+    segment_length: int = 2
     """Control intervals per segment."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     """Peak rate of AdamW; it rises over the first twentieth and falls along a cosine to a tenth."""
     weight_decay: float = 1e-5
     """Decoupled weight decay."""
@@ -135,6 +135,39 @@ def _take_scales(model: WorldModel, buffer: ReplayBuffer) -> float:
     return math.sqrt(max(1.0, (len(buffer) - n_ends) / max(1, n_ends)))
 
 
+class _Part:
+    """Parameters with a loss of their own, and what they were at their best check on held-out data.
+
+    Parts share no weights. Each keeps its own best: a well fitted reward is not thrown back because the
+    dynamics were better earlier.
+    """
+
+    def __init__(self, name: str, parameters: list[nn.Parameter]) -> None:
+        self.name, self.parameters = name, parameters
+        self.best, self.since_best = math.inf, 0
+        self.kept: list[Tensor] | None = None
+
+    def check(self, losses: Losses) -> None:
+        """Keep the parameters if their held-out loss is the lowest yet."""
+        loss = getattr(losses, self.name)
+        score = math.inf if loss is None else float(loss.sum())
+        self.since_best += 1
+        if score < self.best:
+            self.best, self.since_best = score, 0
+            self.kept = [p.detach().clone() for p in self.parameters]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Go back to the best check, if there was one."""
+        for parameter, kept in zip(self.parameters, self.kept or (), strict=False):
+            parameter.copy_(kept)
+
+    def clip(self, most: float) -> bool:
+        """Clip the gradient to norm `most`; False if it is not finite."""
+        graded = [p for p in self.parameters if p.grad is not None]
+        return not graded or bool(nn.utils.clip_grad_norm_(graded, most).isfinite())
+
+
 def _descend(
     model: WorldModel,
     source: SegmentSource,
@@ -145,65 +178,44 @@ def _descend(
     end_weight: float = 1.0,
 ) -> FitReport:
     parts = [
-        [*model.dynamics.parameters(), model.log_noise],
-        [*model.reward.parameters(), model.log_reward_noise],
-        list(model.end.parameters()),
+        _Part("dynamics", [*model.dynamics.parameters(), model.log_noise]),
+        _Part("reward", list(model.reward.parameters())),
+        _Part("end", list(model.end.parameters())),
     ]
-    optimiser = torch.optim.AdamW(
-        [p for part in parts for p in part],
-        config.learning_rate,
-        weight_decay=config.weight_decay,
-        foreach=True,
-    )
+    everything = [p for part in parts for p in part.parameters]
+    rate, decay = config.learning_rate, config.weight_decay
+    optimiser = torch.optim.AdamW(everything, rate, weight_decay=decay, foreach=True)
 
     def losses_of(segment: Segment) -> Losses:
         segment = Segment(*(x.to(device) for x in segment))
         return derivative_losses(model, segment) if derivative else segment_losses(model, segment, end_weight)
 
     held_out = source.check()
-    best, best_weights, since_best, skipped, done = math.inf, None, 0, 0, 0
+    skipped, done = 0, 0
     for done in range(1, updates + 1):
         for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * _rate_factor(done / updates)
+            group["lr"] = rate * _rate_factor(done / updates)
         optimiser.zero_grad(set_to_none=True)
-        losses = losses_of(source.draw())
-        losses.total().backward()
-        if _clip(parts, config.max_grad_norm):
+        losses_of(source.draw()).total().backward()
+        if all([part.clip(config.max_grad_norm) for part in parts]):
             optimiser.step()
         else:
             skipped += 1
         if held_out is not None and (done % config.check_every == 0 or done == updates):
             with torch.no_grad():
-                score = float(losses_of(held_out).total())
-            if score < best - 1e-4 * abs(best) if math.isfinite(best) else math.isfinite(score):
-                best, since_best, best_weights = score, 0, _copy(model)
-            else:
-                since_best += 1
-            if since_best >= config.patience:
+                found = losses_of(held_out)
+            for part in parts:
+                part.check(found)
+            if min(part.since_best for part in parts) >= config.patience:
                 break
-    if best_weights is not None:
-        model.load_state_dict(best_weights)
+    for part in parts:
+        part.restore()
     with torch.no_grad():
         final = losses_of(source.draw() if held_out is None else held_out)
     end = None if final.end is None else float(final.end.mean())
-    return FitReport(
-        done, done < updates, float(final.dynamics.mean()), float(final.reward.mean()), end, skipped
-    )
+    stopped = done < updates
+    return FitReport(done, stopped, float(final.dynamics.mean()), float(final.reward.mean()), end, skipped)
 
 
 def _rate_factor(progress: float) -> float:
     return min(1.0, progress / 0.05) * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
-
-
-def _clip(parts: list[list[torch.nn.Parameter]], most: float) -> bool:
-    """Clip each part's gradient; False if any is not finite."""
-    norms = []
-    for part in parts:
-        graded = [p for p in part if p.grad is not None]
-        if graded:
-            norms.append(torch.nn.utils.clip_grad_norm_(graded, most))
-    return bool(torch.stack(norms).isfinite().all())
-
-
-def _copy(model: WorldModel) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}

@@ -14,6 +14,9 @@ from ode_rl.world_model import WorldModel
 # predicted dimensions starve the others; 1 weighs all dimensions alike.
 BETA = 0.5
 SMALLEST_LOG_NOISE = -7.0
+# Reward errors, in spreads of the reward: beyond this they count linearly, so that the small ones near an
+# optimum are heard beside the large ones far from it.
+REWARD_HUBER = 0.1
 
 
 class Losses(NamedTuple):
@@ -33,7 +36,7 @@ def segment_losses(model: WorldModel, segment: Segment, end_weight: float = 1.0)
     """Losses of model roll-outs from the first observation of segments ``[E, B, L]``.
 
     The error after t seconds is Gaussian with variance ``noise^2 t / native dt`` in units of the typical
-    change: it grows as a diffusion does, which also weighs late intervals less. Reward likewise.
+    change: it grows as a diffusion does, which also weighs late intervals less. Rewards count by Huber.
     Terminal intervals tell nothing of the reward rate (tasks pay 0 in them); ends are scored by
     ``-log(1 - S)``, other intervals by ``-log S``, with ends weighted by `end_weight`.
     """
@@ -43,7 +46,6 @@ def segment_losses(model: WorldModel, segment: Segment, end_weight: float = 1.0)
     unit = torch.where(unit > 0, unit, torch.ones_like(unit))
     reward_unit = model.reward.out_spread * model.native_dt
     log_noise = model.log_noise.clamp_min(SMALLEST_LOG_NOISE)
-    log_reward_noise = model.log_reward_noise.clamp_min(SMALLEST_LOG_NOISE)[..., 0]
     elapsed = torch.zeros_like(segment.dt[..., 0])
     dynamics, reward, end = z.new_zeros(()), z.new_zeros(()), z.new_zeros(())
     n_reward = z.new_zeros(())
@@ -59,7 +61,7 @@ def segment_losses(model: WorldModel, segment: Segment, end_weight: float = 1.0)
         ended = segment.terminated[..., k].to(z.dtype)
         paid = mask * (1 - ended)
         reward_error = (outcome.reward - segment.reward[..., k]) / reward_unit
-        reward = reward + (gaussian_nll(reward_error, log_reward_noise + age[..., 0]) * paid).sum(-1)
+        reward = reward + (huber(reward_error, REWARD_HUBER) * paid).sum(-1)
         n_reward = n_reward + paid.sum(-1)
         if outcome.log_survival is not None:
             ls = outcome.log_survival
@@ -88,7 +90,7 @@ def derivative_losses(model: WorldModel, segment: Segment) -> Losses:
     reward_error = (
         model.reward(middle, a)[..., 0] - segment.reward[..., 0] / dt[..., 0]
     ) / model.reward.out_spread
-    return Losses((dynamics * mask).mean(-1), (huber(reward_error) * paid).mean(-1), None)
+    return Losses((dynamics * mask).mean(-1), (huber(reward_error, REWARD_HUBER) * paid).mean(-1), None)
 
 
 def gaussian_nll(error: Tensor, log_std: Tensor) -> Tensor:
@@ -99,10 +101,9 @@ def gaussian_nll(error: Tensor, log_std: Tensor) -> Tensor:
     return nll * weight
 
 
-def huber(error: Tensor) -> Tensor:
-    """Quadratic within one spread, linear beyond: contacts do not dominate."""
-    size = error.abs()
-    return torch.where(size < 1, 0.5 * error.square(), size - 0.5)
+def huber(error: Tensor, width: float = 1.0) -> Tensor:
+    """``0.5 e^2`` within `width`, linear beyond: contacts do not dominate."""
+    return torch.nn.functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=width)
 
 
 def log1mexp(log_p: Tensor) -> Tensor:

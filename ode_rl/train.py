@@ -101,6 +101,7 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> TrainResul
     with _sigterm_as_exception():
         run = RunFolder.create(config.env_id, config.agent, config.seed, config.run_dir)
         try:
+            env = _monitored(env, run)
             agent = _build(config, env, run)
             run.write_config({**agent.config, **_asked(config), "steps": steps})
         except BaseException:  # whatever it was, no training has begun
@@ -131,15 +132,20 @@ def _asked(config: TrainConfig) -> dict[str, Any]:
     return {name: value for name, value in asdict(config).items() if name not in resolved}
 
 
+def _monitored(env: Env, run: RunFolder) -> Env:
+    from stable_baselines3.common.monitor import Monitor
+
+    return Monitor(env, str(run.path / "0"))  # which adds ".monitor.csv"
+
+
 def _build(config: TrainConfig, env: Env, run: RunFolder) -> MPC:
     from stable_baselines3.common.logger import configure
-    from stable_baselines3.common.monitor import Monitor
 
     module, _, name = AGENTS[config.agent].partition(":")
     agent_class = getattr(importlib.import_module(module), name)
     settings = {} if config.termination is None else {"model": {"termination": config.termination}}
     agent: MPC = agent_class(
-        Monitor(env, str(run.path / "0")),
+        env,
         preset=config.preset,
         seed=config.seed,
         device=config.device,

@@ -93,13 +93,29 @@ class Held(NamedTuple):
     A field may have a method ``hold(a) -> Held`` that does the action's share of the work once per
     interval, and ``hold_plan(a [E, N, H, A]) -> list[Held]`` that does it once per plan.
     `tensors` are all tensors that `flow` closes over: the adjoint method returns gradients for these.
+    `kick_drift` says that z has positions and velocities: ``(z, dz/dt, h) -> z'`` takes the velocities h
+    seconds further along dz/dt, then the positions along the new velocities (the semi-implicit method).
+    `chart` names coordinates that suit the solver better than those of z.
     """
 
     flow: Callable[[Tensor], Tensor]
     tensors: tuple[Tensor, ...]
+    kick_drift: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    chart: Chart | None = None
 
     def __call__(self, z: Tensor) -> Tensor:
         return self.flow(z)
+
+
+class Chart(NamedTuple):
+    """The same field in other coordinates ``y = encode(z)``, ``z = decode(y)``, such as angles for cosines.
+
+    An interval is solved in y; only its ends are in z.
+    """
+
+    held: Held
+    encode: Callable[[Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -107,15 +123,20 @@ class Solver:
     """How one control interval is integrated; a value, so that it can be stored in a config."""
 
     method: str = "midpoint"
-    """Fixed-step: euler, midpoint, rk4. Adaptive: any method of torchdiffeq, such as dopri5."""
+    """Fixed-step: euler, semi_implicit, midpoint, bosh3_fixed, rk4. Adaptive: those of torchdiffeq, such
+    as dopri5."""
     max_step: float = math.inf
-    """Longest substep in seconds; an interval takes ceil(max(dt) / max_step) substeps."""
+    """Longest substep in seconds; an interval takes ceil(max(dt) / max_step) substeps (adaptive: at
+    least as many)."""
     rtol: float = 1e-4
     """Relative tolerance of adaptive methods."""
     atol: float = 1e-6
     """Absolute tolerance of adaptive methods, in units of the state."""
     adjoint: bool = False
-    """Back-propagate by the adjoint ODE: memory independent of the number of evaluations."""
+    """Hold no memory per substep between the passes: adaptive methods solve the adjoint ODE backwards,
+    fixed-step ones compute the interval again."""
+    max_steps: int = 1000
+    """Adaptive methods: a row whose tolerance asks for more steps than this in one `max_step` has failed."""
 
     def __post_init__(self) -> None:
         if not self.max_step > 0:
@@ -126,6 +147,8 @@ class Solver:
                 f"rtol={self.rtol}, atol={self.atol}",
                 "Write Solver(rtol=1e-4, atol=1e-6).",
             )
+        if self.max_steps < 1:
+            raise UsageError("max_steps >= 1", self.max_steps, "Write Solver(max_steps=1000).")
 
 
 class Agent(Protocol):

@@ -85,7 +85,6 @@ class WorldModel(nn.Module):
         )
         # Log of the noise of one native interval, in units of the typical change within it.
         self.log_noise = nn.Parameter(torch.zeros(e, 1, n_obs))
-        self.log_reward_noise = nn.Parameter(torch.zeros(e, 1, 1))
         self.register_buffer("n_fits", torch.zeros((), dtype=torch.int64))
         self.register_buffer("may_end", torch.zeros((), dtype=torch.bool))
         self.ends = False

@@ -1,0 +1,443 @@
+"""The agent as its users meet it: the shape of Stable-Baselines3, with time in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+import pytest
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from ode_rl.agents import MPC
+from ode_rl.agents.mpc import PlanState
+from ode_rl.checkpoint import write_checkpoint
+from ode_rl.errors import UsageError
+from tests.own_tasks import Balance, SpringCart
+
+TINY: dict[str, Any] = {
+    "preset": None,
+    "device": "cpu",
+    "horizon": 0.2,
+    "warmup_steps": 30,
+    "fit_every": 20,
+    "model": {"n_members": 2, "hidden": [16], "head_hidden": [8]},
+    "fit": {"updates": 6, "warm_start_updates": 4, "batch_size": 8, "segment_length": 2},
+    "planner": {"candidates": 24, "iterations": 2, "elites": 4},
+    "value": {"hidden": [8], "n_members": 2, "updates": 6, "refreshes": 2},
+}
+CART, BALANCE = "own/SpringCart-v0", "own/Balance-v0"
+LOW, HIGH = np.array([-10.0, 2.0], np.float32), np.array([-4.0, 2.5], np.float32)
+
+
+class Reach(gymnasium.Env[Any, Any]):
+    """``x' = a`` in three dimensions of which two are driven, within odd bounds; episodes of 7 steps."""
+
+    metadata = {"dt": 0.1}  # noqa: RUF012
+
+    def __init__(self, dtype: type = np.float32) -> None:
+        self.observation_space = spaces.Box(-np.inf, np.inf, (3,), dtype)
+        self.action_space = spaces.Box(LOW.astype(dtype), HIGH.astype(dtype), dtype=dtype)
+        self.n = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.n, self.x = 0, self.np_random.normal(size=3)
+        return self.x.astype(self.observation_space.dtype), {}
+
+    def step(self, action: npt.NDArray[Any]) -> Any:
+        assert self.action_space.contains(action)
+        self.n += 1
+        self.x = self.x + 0.1 * np.append(action, 1.0)
+        reward = -float(np.abs(self.x).sum())
+        return self.x.astype(self.observation_space.dtype), reward, False, self.n >= 7, {}
+
+
+class Timeless(Reach):
+    """A task that does not say how long its step lasts."""
+
+    metadata = {}  # noqa: RUF012
+
+
+def mpc(env: Any = CART, seed: int = 0, **settings: Any) -> MPC:
+    return MPC(env, seed=seed, **{**TINY, **settings})
+
+
+@pytest.fixture(scope="module")
+def cart() -> MPC:
+    """An agent that has learned a little; tests must leave it as it is."""
+    return mpc().learn(60)
+
+
+def observations(n: int, width: int = 2, seed: int = 0) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(size=(n, width)).astype(np.float32)
+
+
+# --- the tools of Stable-Baselines3 ------------------------------------------------------------------------
+
+
+def test_evaluate_policy_runs_the_agent(cart: MPC) -> None:
+    env = DummyVecEnv([lambda: Monitor(gymnasium.make(CART, max_episode_steps=8)) for _ in range(2)])
+    returns, lengths = evaluate_policy(cart, env, 3, return_episode_rewards=True)
+    assert lengths == [8, 8, 8]
+    assert np.isfinite(returns).all()
+
+
+def test_eval_and_checkpoint_callbacks_run_and_leave_files_that_load(tmp_path: Path) -> None:
+    checks = EvalCallback(
+        Monitor(gymnasium.make(CART, max_episode_steps=5)),
+        n_eval_episodes=1,
+        eval_freq=25,
+        log_path=str(tmp_path),
+        best_model_save_path=str(tmp_path),
+        verbose=0,
+    )
+    saves = CheckpointCallback(20, str(tmp_path), name_prefix="cart")
+    agent = mpc().learn(50, callback=[checks, saves])
+    with np.load(tmp_path / "evaluations.npz") as log:
+        assert log["timesteps"].tolist() == [25, 50]
+    assert {p.name for p in tmp_path.glob("cart*")} == {"cart_20_steps.zip", "cart_40_steps.zip"}
+    assert MPC.load(tmp_path / "cart_40_steps.zip", device="cpu").num_timesteps == 40
+    best = MPC.load(next(tmp_path.glob("best_model*")), device="cpu")
+    obs = observations(1)[0]
+    assert best.predict(obs)[0].shape == agent.predict(obs)[0].shape
+
+
+def test_a_callback_that_says_no_ends_the_training() -> None:
+    agent = mpc()
+    agent.learn(60, callback=lambda local, _: agent.num_timesteps < 35)
+    assert agent.num_timesteps == 35
+
+
+def test_a_callback_sees_every_step_and_how_long_it_lasted() -> None:
+    seen: list[float] = []
+
+    def watch(callback_locals: dict[str, Any], _: Any) -> bool:
+        seen.extend(info["dt"] for info in callback_locals["infos"])
+        return True
+
+    agent = mpc()
+    agent.learn(20, callback=watch)
+    assert seen == [0.05] * 20
+
+
+# --- predict -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_actions_have_the_shape_and_type_of_the_space_and_lie_within_its_odd_bounds(dtype: type) -> None:
+    agent = mpc(Reach(dtype)).learn(40)
+    obs = observations(5, 3)
+    one, _ = agent.predict(obs[0])
+    many, _ = agent.predict(obs)
+    assert one.shape == (2,)
+    assert many.shape == (5, 2)
+    assert one.dtype == many.dtype == dtype
+    assert all(agent.action_space.contains(action) for action in (one, *many))
+    assert float(np.ptp(many, axis=0).min()) > 0
+
+
+def test_bounds_of_actions_are_met_and_centred() -> None:
+    agent = mpc(Reach())
+    assert agent._to_env(np.array([[-1, -1], [0, 0], [1, 1]], np.float32)).tolist() == [
+        LOW.tolist(),
+        [-7.0, 2.25],
+        HIGH.tolist(),
+    ]
+    scaled = np.array([[-0.5, 0.25]], np.float32)
+    np.testing.assert_allclose(agent._from_env(agent._to_env(scaled)), scaled, atol=1e-6)
+
+
+def test_the_same_arguments_give_the_same_action(cart: MPC) -> None:
+    obs = observations(3)
+    first, state = cart.predict(obs)
+    cart.predict(observations(2, seed=1))  # whatever happens in between
+    again, again_state = cart.predict(obs)
+    np.testing.assert_array_equal(first, again)
+    second, _ = cart.predict(obs, state)
+    np.testing.assert_array_equal(second, cart.predict(obs, again_state)[0])
+
+
+def test_the_state_carries_the_plans_on(cart: MPC) -> None:
+    obs = observations(3)
+    first, state = cart.predict(obs)
+    second, after = cart.predict(obs, state)
+    assert isinstance(state, PlanState)
+    assert (state.calls, after.calls) == (1, 2)
+    assert state.warm.mean.shape == (3, cart.plan_length, 1)
+    assert not np.array_equal(first, second)  # the same noise from another start is another search
+
+
+def test_an_episode_start_begins_its_own_rows_anew_and_leaves_the_others(cart: MPC) -> None:
+    obs = observations(4)
+    _, state = cart.predict(obs)
+    going, _ = cart.predict(obs, state)
+    none, _ = cart.predict(obs, state, np.zeros(4, bool))
+    some, _ = cart.predict(obs, state, np.array([False, True, False, True]))
+    np.testing.assert_array_equal(none, going)
+    changed = (some != going).any(1)
+    assert changed.tolist() == [False, True, False, True]
+
+
+def test_a_state_of_another_batch_size_is_a_fresh_start(cart: MPC) -> None:
+    _, state = cart.predict(observations(4))
+    action, _ = cart.predict(observations(2), state)
+    np.testing.assert_array_equal(action, cart.predict(observations(2))[0])
+
+
+def test_exploration_noise_is_added_only_when_asked_for() -> None:
+    agent = mpc(explore_std=0.3).learn(40)
+    obs = observations(4)
+    calm, noisy = (agent.predict(obs, deterministic=flag)[0] for flag in (True, False))
+    assert not np.array_equal(calm, noisy)
+    assert float(np.abs(noisy).max()) <= 3.0
+    quiet = mpc().learn(40)
+    np.testing.assert_array_equal(
+        quiet.predict(obs, deterministic=True)[0], quiet.predict(obs, deterministic=False)[0]
+    )
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (1, 2, 2), ()])
+def test_an_observation_of_a_wrong_shape_is_refused(cart: MPC, shape: tuple[int, ...]) -> None:
+    with pytest.raises(UsageError, match=r"observation of shape \(2,\)"):
+        cart.predict(np.zeros(shape))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_observation_that_is_not_finite_is_refused(cart: MPC, value: float) -> None:
+    with pytest.raises(UsageError, match="finite observation"):
+        cart.predict(np.array([0.0, value]))
+
+
+# --- learning ----------------------------------------------------------------------------------------------
+
+
+def next_of(obs: npt.NDArray[Any], action: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    cart = SpringCart()
+    cart._state = obs.astype(np.float64)
+    return cart.step(3 * action)[0]
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_every_stored_transition_is_one_of_the_task_also_where_episodes_end(n_envs: int) -> None:
+    env = DummyVecEnv([lambda: Monitor(gymnasium.make(CART, max_episode_steps=7)) for _ in range(n_envs)])
+    agent = mpc(env).learn(60)
+    assert agent.num_timesteps == len(agent.buffer) == 60
+    data = agent.buffer.arrays()
+    assert np.abs(data.action).max() <= 1
+    for obs, action, after in zip(data.obs, data.action, data.next_obs, strict=True):
+        np.testing.assert_allclose(next_of(obs, action), after, atol=1e-5)
+    assert not data.terminated.any()
+    trajectories = agent.buffer.trajectories()
+    whole = [t for t in trajectories if len(t) == 7]
+    assert len(whole) == n_envs * (60 // n_envs // 7)
+    assert all(t.truncated for t in whole)
+    for t in trajectories:
+        for k in range(len(t)):
+            np.testing.assert_allclose(next_of(t.obs[k], t.action[k]), t.obs[k + 1], atol=1e-5)
+
+
+def test_terminations_are_stored_and_make_the_world_mortal() -> None:
+    agent = mpc(BALANCE).learn(60)
+    data = agent.buffer.arrays()
+    assert data.terminated.sum() >= 1
+    np.testing.assert_array_equal(data.terminated, np.abs(data.next_obs[:, 0]) > 1)
+    assert agent.model.ends
+    assert not mpc().learn(40).model.ends
+
+
+def test_the_duration_that_a_step_tells_wins_over_the_native_one() -> None:
+    class Irregular(SpringCart):
+        steps = 0
+
+        def step(self, action: Any) -> Any:
+            self.steps += 1
+            return (*super().step(action)[:4], {"dt": 0.05 + 0.001 * self.steps})
+
+    agent = mpc(Irregular()).learn(20)
+    assert agent.dt == 0.05
+    assert agent.buffer.arrays().dt.tolist() == [0.05 + 0.001 * k for k in range(1, 21)]
+
+
+def test_a_step_time_that_nobody_tells_is_asked_for_and_taken_from_the_argument() -> None:
+    env = Timeless()
+    with pytest.raises(UsageError, match="--dt SECONDS"):
+        mpc(env)
+    agent = mpc(env, dt=0.25).learn(5)
+    assert agent.dt == 0.25
+    assert set(agent.buffer.arrays().dt) == {0.25}
+    assert agent.plan_length == 1
+
+
+def test_seeds_repeat_and_differ() -> None:
+    obs = observations(3)
+    one, again, other = (mpc(seed=seed).learn(50) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one.buffer.arrays().obs, again.buffer.arrays().obs)
+    np.testing.assert_array_equal(one.predict(obs)[0], again.predict(obs)[0])
+    assert not np.array_equal(one.buffer.arrays().obs, other.buffer.arrays().obs)
+    assert not np.array_equal(one.predict(obs)[0], other.predict(obs)[0])
+
+
+def test_without_a_seed_agents_differ() -> None:
+    env = gymnasium.make(CART)
+    assert MPC(env, **TINY).seed != MPC(env, **TINY).seed
+
+
+def test_fits_begin_after_the_warm_up_and_keep_their_distance() -> None:
+    at: list[int] = []
+
+    def watch(callback_locals: dict[str, Any], _: Any) -> bool:
+        at.append(agent.fits)
+        return True
+
+    agent = mpc()
+    agent.learn(75, callback=watch)
+    # at[k] is what was fitted before step k + 1: fits come after steps 30, 50 and 70.
+    assert [k for k in range(1, 75) if at[k] > at[k - 1]] == [30, 50, 70]
+
+
+def test_learning_twice_in_a_row_goes_on_fitting() -> None:
+    agent = mpc().learn(60)
+    fits = agent.fits
+    agent.learn(60)
+    assert agent.num_timesteps == 60
+    assert agent.fits >= fits + 2
+    assert len(agent.buffer) == 120
+    agent.learn(20, reset_num_timesteps=False)
+    assert agent.num_timesteps == 80
+
+
+def test_a_second_training_does_not_continue_the_last_episode_of_the_first() -> None:
+    agent = mpc().learn(10).learn(10)
+    assert [len(t) for t in agent.buffer.trajectories()] == [10, 10]
+
+
+def test_learning_nothing_is_refused() -> None:
+    with pytest.raises(UsageError, match="at least one step"):
+        mpc().learn(0)
+
+
+# --- files -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["cart", "cart.zip"])
+def test_a_loaded_agent_predicts_the_same_and_goes_on_learning(cart: MPC, tmp_path: Path, name: str) -> None:
+    cart.save(tmp_path / name)
+    assert (tmp_path / name).is_file() == name.endswith(".zip")
+    loaded = MPC.load(tmp_path / name, device="cpu")
+    obs = observations(3)
+    mine, state = cart.predict(obs)
+    theirs, their_state = loaded.predict(obs)
+    np.testing.assert_array_equal(mine, theirs)
+    np.testing.assert_array_equal(cart.predict(obs, state)[0], loaded.predict(obs, their_state)[0])
+    assert loaded.config == cart.config
+    assert (loaded.num_timesteps, loaded.fits, len(loaded.buffer)) == (60, cart.fits, 60)
+    assert loaded.observation_space == cart.observation_space
+    assert loaded.get_env() is None
+    with pytest.raises(UsageError, match="environment to learn in"):
+        loaded.learn(10)
+    loaded.set_env(gymnasium.make(CART))
+    loaded.learn(30, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 90
+    assert loaded.fits > cart.fits
+
+
+def test_an_agent_that_was_saved_midway_learns_on_like_the_one_that_was_not(tmp_path: Path) -> None:
+    agent = mpc().learn(50)
+    agent.save(tmp_path / "agent")
+    loaded = MPC.load(tmp_path / "agent", env=gymnasium.make(CART), device="cpu")
+    for either in (agent, loaded):
+        env = either.get_env()
+        assert env is not None
+        env.seed(5)
+        either.learn(30, reset_num_timesteps=False)
+    np.testing.assert_array_equal(agent.buffer.arrays().obs, loaded.buffer.arrays().obs)
+    obs = observations(3)
+    np.testing.assert_array_equal(agent.predict(obs)[0], loaded.predict(obs)[0])
+
+
+def test_an_agent_that_has_not_learned_yet_can_be_stored_too(tmp_path: Path) -> None:
+    agent = mpc()
+    agent.save(tmp_path / "agent")
+    loaded = MPC.load(tmp_path / "agent", device="cpu")
+    obs = observations(2)
+    np.testing.assert_array_equal(agent.predict(obs)[0], loaded.predict(obs)[0])
+
+
+def test_the_checkpoint_of_another_agent_is_refused(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "other", kind="sac", tensors={}, arrays={}, meta={})
+    with pytest.raises(UsageError, match="kind 'mpc', got 'sac'"):
+        MPC.load(tmp_path / "other")
+
+
+def test_a_checkpoint_with_parts_missing_is_refused(cart: MPC, tmp_path: Path) -> None:
+    parts = cart._parts()
+    tensors = {"value": parts.tensors["value"]}
+    write_checkpoint(tmp_path / "half", kind="mpc", tensors=tensors, arrays=parts.arrays, meta=parts.meta)
+    with pytest.raises(UsageError, match="whole checkpoint of mpc"):
+        MPC.load(tmp_path / "half", device="cpu")
+
+
+def test_an_environment_with_other_spaces_is_refused(cart: MPC, tmp_path: Path) -> None:
+    cart.save(tmp_path / "cart")
+    loaded = MPC.load(tmp_path / "cart", device="cpu")
+    for other in (Reach(), Balance()):
+        with pytest.raises(UsageError, match="Give an environment like own/SpringCart-v0"):
+            loaded.set_env(other)
+    assert loaded.get_env() is None
+    with pytest.raises(UsageError):
+        MPC.load(tmp_path / "cart", env=BALANCE, device="cpu")
+
+
+def test_an_environment_with_another_step_time_is_refused(cart: MPC, tmp_path: Path) -> None:
+    class Slow(SpringCart):
+        metadata = {**SpringCart.metadata, "dt": 0.1}  # noqa: RUF012
+
+    cart.save(tmp_path / "cart")
+    with pytest.raises(UsageError, match=r"0\.05"):
+        MPC.load(tmp_path / "cart", env=Slow(), device="cpu")
+
+
+# --- settings ----------------------------------------------------------------------------------------------
+
+
+def test_settings_override_the_preset_one_by_one() -> None:
+    agent = MPC(CART, preset="Pendulum-v1", seed=0, device="cpu", planner={"iterations": 7})
+    assert agent.preset == "Pendulum-v1"
+    assert agent.settings.planner.iterations == 7
+    plain = MPC(CART, preset=None, seed=0, device="cpu")
+    assert plain.preset == "none"
+    assert agent.settings.horizon != plain.settings.horizon
+    assert MPC(CART, seed=0, device="cpu").preset == "default"
+    assert MPC("Pendulum-v1", seed=0, device="cpu").preset == "Pendulum-v1"
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"horizn": 1.0}, "Did you mean horizon?"),
+    ({"planner": {"candidate": 9}}, "Did you mean candidates?"),
+    ({"planner": {"candidates": "many"}}, "int for planner.candidates"),
+    ({"model": {"solver": {"method": "rk5"}}}, "rk4"),
+    ({"preset": "Pendulum-v2"}, "Did you mean Pendulum-v1"),
+    ({"device": "tpu"}, "Write --device auto"),
+    ({"dt": -1.0}, "dt > 0"),
+    ({"gamma": 1.5}, "gamma"),
+]
+
+
+@pytest.mark.parametrize(("settings", "named"), BAD)
+def test_a_wrong_setting_is_refused_before_any_step_is_taken(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        MPC(Timeless() if "dt" in settings else Reach(), **{**TINY, **settings})
+    assert named in str(caught.value)
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "MountainCar-v0"])
+def test_a_task_with_discrete_actions_is_refused_with_its_space(env_id: str) -> None:
+    with pytest.raises(UsageError, match=r"Discrete\(\d\)"):
+        MPC(env_id)
