@@ -23,6 +23,7 @@ from ode_rl.errors import UsageError
 from ode_rl.fit import FitConfig, fit
 from ode_rl.returns import discount_rate
 from ode_rl.settings import build, merged, plain
+from ode_rl.state import state_spec
 from ode_rl.types import FloatArray
 from ode_rl.world_model import WorldModel, WorldModelConfig
 
@@ -109,7 +110,8 @@ class MPC(Learner):
         self.fits, self._fitted_at = 0, 0
         n_obs, n_action = self.observation_space.shape[0], self.action_space.shape[0]
         weights = torch.Generator().manual_seed(self.seed)
-        self.model = WorldModel(n_obs, n_action, self.dt, settings.model, weights).to(self.device)
+        spec = None if settings.model.structure == "ode" else state_spec(self.env_id, n_obs)
+        self.model = WorldModel(n_obs, n_action, self.dt, settings.model, weights, spec).to(self.device)
         self.value = TerminalValue(n_obs, settings.value, weights).to(self.device)
         self.buffer = ReplayBuffer(settings.buffer_size, n_obs, n_action)
 

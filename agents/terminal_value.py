@@ -88,7 +88,9 @@ class TerminalValue(nn.Module):
         last = 0.0
         for _ in range(self.config.refreshes):
             with torch.no_grad():
-                known = self.mean(after).cpu().double().numpy() if int(self.n_fits) else np.zeros(len(data.dt))
+                known = (
+                    self.mean(after).cpu().double().numpy() if int(self.n_fits) else np.zeros(len(data.dt))
+                )
             reward = data.reward.astype(np.float64)
             returns = lambda_returns(reward, discount, mix, known, data.terminated, following)
             target = torch.from_numpy(returns).float()

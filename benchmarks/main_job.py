@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from results_table import RESULTS, Result, append, is_done, read, setting
+from _table import RESULTS, Result, append, is_done, read, setting
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -115,10 +115,15 @@ def run(row: str, seed: int, out: Path, curves: Path) -> None:
     about |= dict(command=command, versions=setting())
     asked = agent_name == "mpc"
     results = [
-        _result(about, f"return at {int(r['env_steps'])} steps", r["mean_return"], "return") for r in curve.rows
+        _result(about, f"return at {int(r['env_steps'])} steps", r["mean_return"], "return")
+        for r in curve.rows
     ]
     results[-1] = _result(
-        about, "final return", curve.rows[-1]["mean_return"], "return", f">= {task.threshold:g}" if asked else ""
+        about,
+        "final return",
+        curve.rows[-1]["mean_return"],
+        "return",
+        f">= {task.threshold:g}" if asked else "",
     )
     results.insert(-1, _result(about, f"return at {last} steps", curve.rows[-1]["mean_return"], "return"))
     results.append(_result(about, "environment steps", last, "steps", f"<= {task.steps}" if asked else ""))
@@ -156,7 +161,9 @@ def summary(out: Path) -> str:
 def main() -> None:
     """Measure what is asked for and not there yet."""
     every = [f"{task}/{agent}" for task in TASKS for agent in ("mpc", "sac")]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", nargs="+", default=every, choices=every)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--quick", action="store_true", help="measure seed 0 of pendulum/mpc again")

@@ -15,10 +15,9 @@ import click
 from ode_rl import __version__
 from ode_rl.agents.registry import AGENTS
 from ode_rl.errors import UsageError
+from ode_rl.names import MODELS, TERMINATIONS
 
-MODELS = ("ode",)
 PLANNERS = ("icem",)
-TERMINATIONS = ("auto", "hazard", "boundary")
 DEVICES = ("auto", "cpu", "cuda")
 
 Action = Callable[[], int]
@@ -128,7 +127,12 @@ def commands(context: click.Context) -> None:
 @_choice("--agent", tuple(AGENTS), "mpc", help="What learns and acts.")
 @_choice("--model", MODELS, "ode", help="The world model.")
 @_choice("--planner", PLANNERS, "icem", help="How plans are searched.")
-@_choice("--termination", TERMINATIONS, "auto", help="How the world model ends episodes; auto: the preset's.")
+@_choice(
+    "--termination",
+    ("auto", *TERMINATIONS),
+    "auto",
+    help="How the world model ends episodes; auto: the preset's.",
+)
 @_steps
 @_seed("0", "Seed of everything random.")
 @click.option("--run-dir", metavar="DIR", help="The run folder. [default: a new one in runs/]")
@@ -140,8 +144,7 @@ def commands(context: click.Context) -> None:
 @click.option("--progress/--no-progress", default=True, help="Show a progress bar. [default: progress]")
 def train_command(**options: Any) -> Action:
     """Train an agent on ENV_ID (default Pendulum-v1): a Gymnasium id, or module:id for a task of your own."""
-    for decided in ("model", "planner"):  # one choice each, so that there is nothing to pass on
-        del options[decided]
+    del options["planner"]  # one choice, so that there is nothing to pass on
     options["preset"] = None if options["preset"] == "none" else options["preset"]
     options["termination"] = None if options["termination"] == "auto" else options["termination"]
     return lambda: _train(options)

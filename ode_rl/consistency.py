@@ -70,7 +70,8 @@ def check_solver_consistency(
     on; `model` stays as it is.
 
     Raises:
-        UsageError: for segments of another width or nothing in them, or a threshold that is not positive.
+        UsageError: for segments of another width or nothing in them, a threshold that is not positive, or
+            a discrete model.
     """
     segments = _for_members(model, segments, threshold)
     coarse, coarse_reward = _predict(model, segments, finer=False)
@@ -107,6 +108,12 @@ def check_solver_consistency(
 def _for_members(model: WorldModel, segments: Segment, threshold: float) -> Segment:
     if not threshold > 0:
         raise UsageError("a threshold > 0", threshold, "Write threshold=0.5.")
+    if model.is_discrete:
+        raise UsageError(
+            "a model that integrates a vector field",
+            model.config.structure,
+            "There is no step to halve in a discrete model; compare its errors at several dt instead.",
+        )
     width, rank = len(model.dynamics.out_spread), segments.obs.dim()
     if rank not in (3, 4) or segments.obs.shape[-1] != width or not bool((segments.mask > 0).any()):
         raise UsageError(

@@ -138,7 +138,10 @@ def integrate_held(field: Held, z: Tensor, dt: Tensor, solver: Solver, rates: He
     again = solver.adjoint and torch.is_grad_enabled()
     end = compute_again(fixed_step, *args, True) if again else fixed_step(*args)
     n_evals = n * len(tableau.nodes) + (1 if tableau.error else 0)
-    return Solution(end.z, end.integrals, torch.isfinite(end.z).all(-1), n_evals, end.error)
+    ok = torch.isfinite(end.z).all(-1)
+    if end.integrals is not None:
+        ok = ok & torch.isfinite(end.integrals).all(-1)
+    return Solution(end.z, end.integrals, ok, n_evals, end.error)
 
 
 def _in_chart(field: Held, z: Tensor, dt: Tensor, solver: Solver, rates: Held | None) -> Solution:

@@ -75,11 +75,12 @@ def derivative_losses(model: WorldModel, segment: Segment) -> Losses:
     """Losses of the rates of change at the middle of the first interval, without solving anything.
 
     ``f((z + z') / 2, a) = (z' - z) / dt`` and ``r((z + z') / 2, a) = R / dt`` hold up to O(dt^2): a cheap
-    start for the fit of segments.
+    start for the fit of segments. A discrete model is matched where its step starts.
     """
     z, after, a = segment.obs[..., 0, :], segment.obs[..., 1, :], segment.action[..., 0, :]
     dt, mask = segment.dt[..., 0].unsqueeze(-1), segment.mask[..., 0]
-    middle = 0.5 * (z + after)
+    a = model.inputs(a, segment.dt[..., 0])
+    middle = z if model.is_discrete else 0.5 * (z + after)
     spread = model.dynamics.out_spread
     moving = (spread > 0).to(z.dtype)
     error = (model.dynamics(middle, a) - (after - z) / dt) / torch.where(

@@ -28,7 +28,7 @@ def check_spaces(observation: spaces.Space[Any], action: spaces.Space[Any]) -> t
         raise UsageError(
             "finite action bounds, low < high",
             f"the action space {action}",
-            "Wrap it in gymnasium.wrappers.RescaleAction or give the Box finite bounds.",
+            "Give the Box the bounds of your actuators, e.g. with gymnasium.wrappers.TransformAction.",
         )
     if not isinstance(observation, spaces.Box) or len(observation.shape) != 1:
         flat = isinstance(observation, spaces.Dict | spaces.Tuple | spaces.Box)

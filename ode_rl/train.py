@@ -42,6 +42,8 @@ class TrainConfig:
     """Name of the agent."""
     preset: str | None = "auto"
     """Tuned settings: auto (those of the task, else the defaults for all), a name, or None."""
+    model: str = "ode"
+    """Structure of the world model's vector field."""
     termination: str | None = None
     """How the world model ends episodes."""
     steps: int | None = None
@@ -128,7 +130,7 @@ def _steps(config: TrainConfig, preset: dict[str, Any]) -> int:
 
 def _asked(config: TrainConfig) -> dict[str, Any]:
     """What was asked for, without what the agent resolves: its preset, its device and the step time."""
-    resolved = ("preset", "device", "dt", "termination", "run_dir")
+    resolved = ("preset", "device", "dt", "model", "termination", "run_dir")
     return {name: value for name, value in asdict(config).items() if name not in resolved}
 
 
@@ -143,14 +145,16 @@ def _build(config: TrainConfig, env: Env, run: RunFolder) -> MPC:
 
     module, _, name = AGENTS[config.agent].partition(":")
     agent_class = getattr(importlib.import_module(module), name)
-    settings = {} if config.termination is None else {"model": {"termination": config.termination}}
+    model = {"structure": config.model}
+    if config.termination is not None:
+        model["termination"] = config.termination
     agent: MPC = agent_class(
         env,
         preset=config.preset,
         seed=config.seed,
         device=config.device,
         dt=config.dt,
-        **settings,
+        model=model,
     )
     agent.set_logger(configure(str(run.tensorboard), ["tensorboard"]))
     return agent

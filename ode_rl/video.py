@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import importlib
 import logging
 import os
@@ -113,7 +114,8 @@ def _frame(env: Env) -> Frame:
 
 
 def _render_without_display() -> None:
-    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+    # Without the library, MUJOCO_GL=egl would break `import mujoco` itself, not only rendering.
+    if sys.platform == "linux" and not os.environ.get("DISPLAY") and ctypes.util.find_library("EGL"):
         os.environ.setdefault("MUJOCO_GL", "egl")
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")

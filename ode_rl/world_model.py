@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ode_rl.errors import UsageError
-from ode_rl.fields import MLPField
+from ode_rl.fields import MLPField, ObservedField, observed_field
 from ode_rl.integrate import check_method, hold, integrate_held
+from ode_rl.names import DISCRETE_MODELS, MODELS, TERMINATIONS
 from ode_rl.normalize import Scale
+from ode_rl.state import StateSpec
 from ode_rl.types import Held, Solver
 
-TERMINATIONS = ("hazard", "boundary")
+ONE_STEP = Solver("euler")
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,14 @@ class WorldModelConfig:
     """How an interval is integrated."""
     termination: str = "hazard"
     """How episodes end: hazard (a rate along the interval) or boundary (a test of its end state)."""
+    structure: str = "ode"
+    """The vector field: ode (plain), second-order, lagrangian, port-hamiltonian; or a rival without one:
+    residual-mlp (the change of a native interval, blind to dt) or dt-mlp (dt is an input)."""
 
     def __post_init__(self) -> None:
         check_method(self.solver.method)
+        if self.structure not in MODELS:
+            raise UsageError(f"a model among {', '.join(MODELS)}", repr(self.structure), "Write --model ode.")
         if self.n_members < 1:
             raise UsageError("at least one member", self.n_members, "Write n_members=5.")
         if self.termination not in TERMINATIONS:
@@ -62,7 +69,8 @@ class WorldModel(nn.Module):
 
     ``dz/dt = f(z, a)``, ``dR/dt = r(z, a)``, ``dH/dt = h(z, a)``: one solve of an interval gives the next
     state, its reward and its survival ``exp(-H)``, for any `dt`. The state z is the observation in its own
-    units; networks see normalised inputs. With ``termination="boundary"`` an interval ends the task with
+    units; networks see normalised inputs. Models with structure need to know which observations are
+    positions, velocities and angles: `spec`. With ``termination="boundary"`` an interval ends the task with
     the probability that a classifier gives to its end state, as tasks do that test a threshold there.
     """
 
@@ -73,16 +81,17 @@ class WorldModel(nn.Module):
         native_dt: float,
         config: WorldModelConfig,
         generator: torch.Generator,
+        spec: StateSpec | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.native_dt = native_dt
         e, heads = config.n_members, config.head_hidden
-        self.dynamics = MLPField(e, n_obs, n_action, n_obs, config.hidden, generator)
-        self.reward = MLPField(e, n_obs, n_action, 1, heads, generator)
-        self.end = MLPField(
-            e, n_obs, 0 if config.termination == "boundary" else n_action, 1, heads, generator
-        )
+        n_inputs = n_action + self._dt_is_input
+        n_end_inputs = 0 if config.termination == "boundary" else n_inputs
+        self.dynamics = _dynamics(n_obs, n_inputs, config, generator, spec)
+        self.reward = MLPField(e, n_obs, n_inputs, 1, heads, generator)
+        self.end = MLPField(e, n_obs, n_end_inputs, 1, heads, generator)
         # Log of the noise of one native interval, in units of the typical change within it.
         self.log_noise = nn.Parameter(torch.zeros(e, 1, n_obs))
         self.register_buffer("n_fits", torch.zeros((), dtype=torch.int64))
@@ -95,6 +104,21 @@ class WorldModel(nn.Module):
     @property
     def n_members(self) -> int:
         return self.config.n_members
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether the model steps over an interval instead of integrating it (the rivals of the ODE)."""
+        return self.config.structure in DISCRETE_MODELS
+
+    @property
+    def _dt_is_input(self) -> bool:
+        return self.config.structure == "dt-mlp"
+
+    def inputs(self, a: Tensor, dt: Tensor) -> Tensor:
+        """What the networks see beside z: the action ``a [*, A]``, and ``log(dt / native dt)`` for dt-mlp."""
+        if not self._dt_is_input:
+            return a
+        return torch.cat([a, (dt / self.native_dt).log().expand(a.shape[:-1]).unsqueeze(-1)], -1)
 
     def rescale(self, obs: Tensor, rate: Tensor, reward_rate: Tensor, ends: bool) -> None:
         """Take the scales of the data: ``obs [n, O]``, its rate of change ``[n, O]``, ``reward_rate [n]``.
@@ -121,6 +145,7 @@ class WorldModel(nn.Module):
 
         With `detach_heads` the losses of reward and termination do not reach the dynamics.
         """
+        a = self.inputs(a, dt)
         heads = self.heads(a)
         if detach_heads:
             heads = Held(lambda z, flow=heads.flow: flow(z.detach()), heads.tensors)  # type: ignore[misc]
@@ -131,6 +156,7 @@ class WorldModel(nn.Module):
 
         Shapes: ``z [E, N, Z]``, ``plan [E, N, H, A]``, ``dt [H]`` or ``[E, N, H]`` in seconds.
         """
+        plan = self.inputs(plan, dt)
         flows = self.dynamics.hold_plan(plan)
         heads = self.reward.hold_plan(plan)
         if self._has_hazard:
@@ -153,7 +179,12 @@ class WorldModel(nn.Module):
         return Held(flow, (*reward.tensors, *hazard.tensors))
 
     def _outcome(self, flow: Held, heads: Held, z: Tensor, dt: Tensor, detach: bool = False) -> Outcome:
-        end = integrate_held(flow, z, dt, self.config.solver, heads)
+        solver = self.config.solver
+        if self.is_discrete:
+            # One Euler step is "now + dt * net"; the blind rival takes every interval for a native one.
+            solver = ONE_STEP
+            dt = dt if self._dt_is_input else torch.full_like(dt, self.native_dt)
+        end = integrate_held(flow, z, dt, solver, heads)
         if end.integrals is None:
             raise RuntimeError("the heads were not integrated")
         log_survival: Tensor | None = None
@@ -171,3 +202,15 @@ class WorldModel(nn.Module):
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self.ends = bool(self.may_end)
+
+
+def _dynamics(
+    n_obs: int, n_action: int, config: WorldModelConfig, generator: torch.Generator, spec: StateSpec | None
+) -> MLPField | ObservedField:
+    if config.structure in ("ode", *DISCRETE_MODELS):
+        return MLPField(config.n_members, n_obs, n_action, n_obs, config.hidden, generator)
+    if spec is None:
+        raise UsageError(
+            f"a state specification for the model {config.structure}", "none", "Give spec=StateSpec(...)."
+        )
+    return observed_field(config.structure, spec, config.n_members, n_action, config.hidden, generator)

@@ -113,7 +113,9 @@ def test_the_scales_of_the_model_are_those_of_the_data_per_second() -> None:
         buffer.add(Transition(obs, np.zeros(1), float(rng.normal()), after, dt, k % 7 == 0, True))
     model, data = world(), buffer.arrays()
     fitted(model, buffer, QUICK)
-    np.testing.assert_allclose(model.dynamics.z_mean, data.next_obs.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(
+        np.asarray(model.get_buffer("dynamics.z_mean")), data.next_obs.mean(0), rtol=1e-4
+    )
     np.testing.assert_allclose(model.reward.z_spread, data.next_obs.std(0), rtol=1e-4)
     rate = (data.next_obs - data.obs) / data.dt[:, None]
     np.testing.assert_allclose(model.dynamics.out_spread, rate.std(0), rtol=1e-4)

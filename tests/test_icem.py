@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -145,9 +146,18 @@ def test_without_a_judge_the_best_of_the_last_scores_is_returned() -> None:
     assert torch.equal(plan[0], last[0, int(counted.score(last)[0].argmax())])
 
 
-def test_the_best_plan_is_never_lost_again() -> None:
+def test_the_best_plans_of_an_iteration_are_tried_again_in_the_next() -> None:
+    config = ICEMConfig(iterations=4)
     counted = Counted(rastrigin)
-    plan, _ = solve(counted, (1, 4, 1), ICEMConfig(iterations=6))
+    plan, warm = solve(counted, (1, 4, 1), config)
+
+    def best(plans: Tensor) -> Tensor:
+        return plans[0, rastrigin(plans)[0].topk(config.n_kept).indices]
+
+    for before, after in pairwise(counted.asked):
+        for kept in best(before):
+            assert bool((after[0] == kept).all((-1, -2)).any())
+    assert torch.equal(warm.elites[0], best(counted.asked[-1]))
     assert float(rastrigin(plan.unsqueeze(1))) == max(float(rastrigin(p).max()) for p in counted.asked)
 
 

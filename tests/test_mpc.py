@@ -9,13 +9,16 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
+from torch import Tensor
 
 from ode_rl.agents import MPC
+from ode_rl.agents.icem import Warm
 from ode_rl.agents.mpc import PlanState
 from ode_rl.checkpoint import write_checkpoint
 from ode_rl.errors import UsageError
@@ -183,6 +186,53 @@ def test_an_episode_start_begins_its_own_rows_anew_and_leaves_the_others(cart: M
     np.testing.assert_array_equal(none, going)
     changed = (some != going).any(1)
     assert changed.tolist() == [False, True, False, True]
+
+
+class StubPlanner:
+    """Plans 0, 0.1, 0.2, ... with elites that are its negative, kept."""
+
+    def __init__(self) -> None:
+        self.given: list[Warm] = []
+
+    def __call__(self, score: Any, warm: Warm, *_: Any) -> tuple[Tensor, Warm]:
+        self.given.append(warm)
+        plan = 0.1 * torch.arange(warm.mean.shape[1]).reshape(1, -1, 1).expand_as(warm.mean)
+        return plan, Warm(plan, -plan.unsqueeze(1).expand_as(warm.elites))
+
+
+def test_the_first_action_of_the_plan_is_taken_and_the_rest_of_it_is_where_the_next_search_begins(
+    cart: MPC, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planner = StubPlanner()
+    monkeypatch.setattr("ode_rl.agents.mpc.icem", planner)
+    obs = observations(3)
+    action, state = cart.predict(obs)
+    assert action.tolist() == [[0.0]] * 3
+    _, state = cart.predict(obs, state)
+    cart.predict(obs, state, np.array([False, True, False]))
+    cold, going, mixed = planner.given
+    moved = [0.1, 0.2, 0.3, 0.3]
+    assert going.mean[..., 0].tolist() == [pytest.approx(moved)] * 3
+    assert going.elites[:, 0, :, 0].tolist() == [pytest.approx([-x for x in moved])] * 3
+    assert torch.equal(mixed.mean[[0, 2]], going.mean[[0, 2]])
+    assert torch.equal(mixed.elites[[0, 2]], going.elites[[0, 2]])
+    assert torch.equal(mixed.mean[1], cold.mean[1])
+    assert mixed.elites[1].shape == cold.elites[1].shape
+    assert not bool((mixed.elites[1] == going.elites[1]).any())
+
+
+def test_while_learning_every_episode_begins_with_a_fresh_plan() -> None:
+    class Watched(MPC):
+        starts: list[bool]
+
+        def predict(self, *args: Any, **more: Any) -> Any:
+            self.starts.append(bool(args[2][0]))
+            return super().predict(*args, **more)
+
+    agent = Watched(Reach(), seed=0, **TINY)
+    agent.starts = []
+    agent.learn(60)  # 30 of them at random; episodes have 7 steps
+    assert agent.starts == [k % 7 == 0 for k in range(30, 60)]
 
 
 def test_a_state_of_another_batch_size_is_a_fresh_start(cart: MPC) -> None:

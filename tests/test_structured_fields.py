@@ -388,7 +388,7 @@ def pendulum_buffer(n: int) -> ReplayBuffer:
 def test_a_world_model_is_fitted_with_a_structured_field_as_with_a_plain_one(structure: str) -> None:
     config = WorldModelConfig(n_members=E, hidden=(16, 16), head_hidden=(8,), solver=Solver("midpoint"))
     model = WorldModel(3, 1, 0.05, config, torch.Generator().manual_seed(0))
-    model.dynamics = observed(structure)  # type: ignore[assignment]
+    model.dynamics = observed(structure)
     buffer = pendulum_buffer(400)
     settings = FitConfig(updates=120, warm_start_updates=120, batch_size=32, segment_length=3)
     fit(model, buffer, settings, np.random.default_rng(0), "cpu")

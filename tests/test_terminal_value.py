@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from ode_rl.agents.terminal_value import TerminalValue, ValueConfig
 from ode_rl.buffer import ReplayBuffer
+from ode_rl.returns import Float64, lambda_returns
 from ode_rl.types import Transition
 
 NATIVE = 0.1
@@ -76,6 +78,26 @@ def test_an_endless_stream_that_was_only_cut_is_worth_the_rate_over_the_discount
     assert at(value, *LEFT) == pytest.approx([1 / RHO] * 5, abs=0.04)
 
 
+def test_returns_are_asked_for_with_discounts_and_traces_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Float64, ...]] = []
+
+    def spied(*args: Any) -> Float64:
+        asked.append(args)
+        return lambda_returns(*args)
+
+    monkeypatch.setattr("ode_rl.agents.terminal_value.lambda_returns", spied)
+    buffer = ReplayBuffer(5, 1, 1)  # of which two rows are overwritten
+    countdown(buffer, 0.4, 0.0, 0.1, ends="terminated")
+    countdown(buffer, 0.6, 0.0, 0.2, ends="nothing")
+    learned(buffer, fits=1)
+    reward, discount, mix, _, terminated, following = asked[0]
+    np.testing.assert_allclose(discount, np.exp([-0.1 * RHO] * 2 + [-0.2 * RHO] * 3))
+    np.testing.assert_allclose(mix, [SMALL.trace] * 2 + [SMALL.trace**2] * 3)
+    assert terminated.tolist() == [False, True, False, False, False]
+    assert following.tolist() == [1, -1, 3, 4, -1]
+    np.testing.assert_array_equal(reward, buffer.arrays().reward)
+
+
 def test_the_scale_of_the_rewards_does_not_matter() -> None:
     found = []
     for unit in (1.0, 1000.0):
@@ -94,7 +116,7 @@ def test_a_value_is_the_mean_of_its_members_less_what_they_disagree_about(pessim
     z = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(1))
     found = value(z)
     assert found.shape == (2, 6)  # any leading axes
-    members = 2 + 5 * value.net(z[1, 4].expand(4, 1, 3))[:, 0, 0]
+    members = 2 + 5 * value.net(z[1, 4].expand(4, 1, 3))[:, 0, 0].detach()
     spread = members.std(correction=0)
     assert float(spread) > 0
     torch.testing.assert_close(found[1, 4], members.mean() - pessimism * spread)

@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+from ode_rl.fields.lagrangian import LagrangianField
 from ode_rl.fields.mlp import MLPField
+from ode_rl.fields.nominal import NominalResidualField
+from ode_rl.fields.observed import ObservedField, observed_field
+from ode_rl.fields.port_hamiltonian import PortHamiltonianField
+from ode_rl.fields.second_order import SecondOrderField
 
-__all__ = ["MLPField"]
+__all__ = [
+    "LagrangianField",
+    "MLPField",
+    "NominalResidualField",
+    "ObservedField",
+    "PortHamiltonianField",
+    "SecondOrderField",
+    "observed_field",
+]
