@@ -43,7 +43,7 @@ class Task:
 
 TASKS = {
     "pendulum": Task("Pendulum-v1", (200, 300, 400, 600), 600, 200, -200.0, -200.0, 2.0),
-    "inverted-pendulum": Task("InvertedPendulum-v5", (1000, 2000, 3000), 5000, 1000, 950.0, 950.0, 15.0),
+    "inverted-pendulum": Task("InvertedPendulum-v5", (1000, 2000), 5000, 1000, 950.0, 950.0, 15.0),
     "reacher": Task("Reacher-v5", (1000, 2500, 5000), 10_000, 5000, -5.0, -3.75, 30.0),
 }
 # The learning rate of rl-baselines3-zoo for Pendulum; elsewhere the defaults of Stable-Baselines3.
@@ -110,7 +110,7 @@ def run(row: str, seed: int, out: Path, curves: Path) -> None:
     wall = curve.wall()
     for point in curve.points:
         curve.evaluate(point)
-    command = f"python benchmarks/main_job.py --rows {row} --seeds {seed}"
+    command = f"python benchmarks/main_job.py --threads {torch.get_num_threads()} --rows {row} --seeds {seed}"
     about = dict(row=row, task=task.env_id, agent=agent_name, model=model, seed=str(seed), dt_ratio="1")
     about |= dict(command=command, versions=setting())
     asked = agent_name == "mpc"
