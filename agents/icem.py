@@ -47,6 +47,12 @@ class ICEMConfig:
             raise UsageError(
                 f"1 <= elites <= candidates ({self.candidates})", self.elites, "Write planner={'elites': 10}."
             )
+        if not (0 < self.keep <= 1 and self.shrink >= 1 and 0 <= self.momentum < 1 and self.init_std > 0):
+            got = (
+                f"keep={self.keep}, shrink={self.shrink}, momentum={self.momentum}, init_std={self.init_std}"
+            )
+            expected = "0 < keep <= 1, shrink >= 1, 0 <= momentum < 1, init_std > 0"
+            raise UsageError(expected, got, "Write planner={'keep': 0.3, 'shrink': 1.25}.")
         if self.iterations < 1:
             raise UsageError("at least one iteration", self.iterations, "Write planner={'iterations': 3}.")
 

@@ -124,6 +124,10 @@ class Learner(ABC):
         for mine, theirs in pairs:
             if mine != theirs:
                 raise UsageError(f"the space {mine}", theirs, f"Give an environment like {self.env_id}.")
+        seconds = _dt_of(new, self.dt)
+        if not np.isclose(seconds, self.dt):
+            remedy = f"Give an environment like {self.env_id}, or train a new agent."
+            raise UsageError(f"steps of {self.dt:g} s", f"{seconds:g} s", remedy)
         self.env = new
 
     def get_vec_normalize_env(self) -> None:

@@ -24,6 +24,7 @@ from ode_rl.fit import FitConfig, fit
 from ode_rl.returns import discount_rate
 from ode_rl.settings import build, merged, plain
 from ode_rl.state import state_spec
+from ode_rl.timing import positive_seconds
 from ode_rl.types import FloatArray
 from ode_rl.world_model import WorldModel, WorldModelConfig
 
@@ -58,6 +59,11 @@ class MPCConfig:
     """How plans are searched."""
     value: ValueConfig = field(default_factory=ValueConfig)
     """The value of where a plan ends."""
+
+    def __post_init__(self) -> None:
+        discount_rate(self.gamma, native_dt=1.0)  # refuses what is no discount
+        if self.horizon is not None:
+            positive_seconds(self.horizon, "horizon")
 
 
 # Settings of a preset that belong to the run, not to the agent.
@@ -161,7 +167,7 @@ class MPC(Learner):
     def _plan(self, z: Tensor, warm: Warm, noise: torch.Generator) -> tuple[Tensor, Warm]:
         config = self.settings
         dt = torch.full((self.plan_length,), self.dt, device=self.device)
-        value = self.value if config.value.enabled and self.fits else None
+        value = self.value if int(self.value.n_fits) and config.value.applies(self.model.ends) else None
         objective = Objective(discount_rate(config.gamma, self.dt), value, config.action_cost)
         plan, found = icem(
             lambda plans: assigned_scores(self.model, z, plans, dt, objective, noise),
@@ -214,6 +220,7 @@ class MPC(Learner):
         """
         env, callbacks = self._begin(total_timesteps, callback, progress_bar)
         if reset_num_timesteps:
+            self._fitted_at -= self.num_timesteps
             self.num_timesteps = 0
         target = self.num_timesteps + total_timesteps
         callbacks.on_training_start({"total_timesteps": target, "self": self}, {})
@@ -248,7 +255,7 @@ class MPC(Learner):
         report = fit(self.model, self.buffer, self.settings.fit, self.rng, self.device)
         for name, number in report.scalars().items():
             self.logger.record(f"model/{name}", number)
-        if self.settings.value.enabled:
+        if self.settings.value.applies(self.model.ends):
             rho = discount_rate(self.settings.gamma, self.dt)
             self.logger.record("value/loss", self.value.fit(self.buffer, rho, self.dt, self.rng))
         self.fits, self._fitted_at = self.fits + 1, self.num_timesteps

@@ -35,13 +35,15 @@ def assigned_scores(
     b, n = plans.shape[:2]
     e = model.n_members
     deal = torch.rand(b, n, generator=generator, device=generator.device).argsort(1)
-    padded = torch.cat([deal, deal[:, : -n % e]], 1)
+    per_member = -(-n // e)
+    padded = deal[:, torch.arange(per_member * e, device=deal.device) % n]
     rows = torch.arange(b, device=plans.device).unsqueeze(1)
-    dealt = plans[rows, padded].reshape(b, e, -1, *plans.shape[2:]).transpose(0, 1).flatten(1, 2)
-    per_member = padded.shape[1] // e
+    # As cards are dealt: position j goes to member j mod E, so that no member has two plans more.
+    hands = plans[rows, padded].reshape(b, per_member, e, *plans.shape[2:])
+    dealt = hands.permute(2, 0, 1, 3, 4).flatten(1, 2)
     starts = z.repeat_interleave(per_member, 0).expand(e, -1, -1)
     scores = plan_scores(model, starts, dealt, dt, objective)
-    in_order = scores.reshape(e, b, per_member).transpose(0, 1).flatten(1)[:, :n]
+    in_order = scores.reshape(e, b, per_member).permute(1, 2, 0).flatten(1)[:, :n]
     return torch.empty_like(in_order).scatter_(1, deal, in_order)
 
 

@@ -10,16 +10,22 @@ from torch import Tensor, nn
 
 from ode_rl.buffer import ReplayBuffer
 from ode_rl.ensemble import EnsembleMLP
+from ode_rl.errors import UsageError
 from ode_rl.normalize import Scale
 from ode_rl.returns import lambda_returns
+
+WHEN = ("always", "never", "ends")
+# Returns of equal worth are not blown up to full scale.
+SMALLEST_SPREAD = 1e-3
 
 
 @dataclass(frozen=True)
 class ValueConfig:
     """The learned terminal value."""
 
-    enabled: bool = True
-    """Whether plans end in a learned value."""
+    when: str = "ends"
+    """Whether plans end in a learned value: always, never, or once the task was seen to end (ends). Young
+    values mislead; they pay off where plans are too short to see an end coming."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers."""
     n_members: int = 3
@@ -36,6 +42,14 @@ class ValueConfig:
     """Rate of AdamW."""
     trace: float = 0.95
     """Lambda of the returns, per native step."""
+
+    def __post_init__(self) -> None:
+        if self.when not in WHEN:
+            raise UsageError(f"when: {', '.join(WHEN)}", repr(self.when), "Write value={'when': 'ends'}.")
+
+    def applies(self, ends: bool) -> bool:
+        """Whether plans end in a value, in a task that was seen to end or not."""
+        return self.when == "always" or (self.when == "ends" and ends)
 
 
 class TerminalValue(nn.Module):
@@ -82,8 +96,7 @@ class TerminalValue(nn.Module):
         device = self.out.device
         obs, after = torch.from_numpy(data.obs).to(device), torch.from_numpy(data.next_obs).to(device)
         scale = Scale.of(obs)
-        self.z_mean.copy_(scale.mean)
-        self.z_spread.copy_(scale.spread)
+        self._take_input_scale(scale)
         optimiser = torch.optim.AdamW(self.net.parameters(), self.config.learning_rate, weight_decay=1e-4)
         last = 0.0
         for _ in range(self.config.refreshes):
@@ -100,8 +113,18 @@ class TerminalValue(nn.Module):
         return last
 
     @torch.no_grad()
+    def _take_input_scale(self, scale: Scale) -> None:
+        # What was learned stays: the function is the same under the new scale.
+        if int(self.n_fits):
+            w, b = self.net.weights[0], self.net.biases[0]
+            b += (((scale.mean - self.z_mean) / self.z_spread) @ w).unsqueeze(1)
+            w *= (scale.spread / self.z_spread).unsqueeze(-1)
+        self.z_mean.copy_(scale.mean)
+        self.z_spread.copy_(scale.spread)
+
+    @torch.no_grad()
     def _rescale(self, mean: float, spread: float) -> None:
-        spread = max(spread, 1e-3)
+        spread = max(spread, SMALLEST_SPREAD)
         ratio = float(self.out[1]) / spread
         self.net.weights[-1].mul_(ratio)
         self.net.biases[-1].mul_(ratio).add_((float(self.out[0]) - mean) / spread)

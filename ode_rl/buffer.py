@@ -160,14 +160,15 @@ class ReplayBuffer:
                     f"{stored.shape} {stored.dtype}",
                     "Restore the file or train again.",
                 )
-            mine[:n] = stored
+        for name in ROWS:
+            getattr(self, name)[:n] = state[name]
         self.n_added = n_added
         self.open_ends = {int(env): int(serial) for env, serial in state["open_ends"]}
 
 
 def _check(t: Transition) -> None:
     for name, value in (("obs", t.obs), ("action", t.action), ("reward", t.reward), ("next_obs", t.next_obs)):
-        if not np.all(np.isfinite(value)):
+        if not np.all(np.abs(value) <= np.finfo(np.float32).max):
             raise UsageError(f"a finite {name}", value, "Mend the environment, or leave the transition out.")
     if not (np.isfinite(t.dt) and t.dt > 0):
         raise UsageError("dt > 0 seconds", t.dt, "Give the interval that the action was held, in seconds.")

@@ -35,7 +35,7 @@ class FitConfig:
     max_grad_norm: float = 10.0
     """Gradients are clipped to this norm, part by part."""
     held_out: float = 0.1
-    """Share of the data, in blocks of consecutive transitions, that the members never train on."""
+    """Share of the data, in blocks of consecutive transitions, where no training segment starts."""
     patience: int = 4
     """The fit stops after this many checks without gain on the held-out data."""
     check_every: int = 50

@@ -62,13 +62,14 @@ class Expert:
     predict = staticmethod(push_to_the_target)
 
 
-def check_cart(found: dict[str, Any]) -> None:
+def check_cart(found: dict[str, Any], least: float) -> None:
+    """Compare the share of the way from random actions to those of the expert."""
     random = at_random(CART)["mean_return"]
     best = evaluate_agent(Expert(), CART, EPISODES).mean_return
     assert random < -90
     assert best > -20
     share = (found["mean_return"] - random) / (best - random)
-    assert share > 0.7, found["returns"]
+    assert share > least, found["returns"]
 
 
 def check_balance(found: dict[str, Any]) -> None:
@@ -77,20 +78,20 @@ def check_balance(found: dict[str, Any]) -> None:
 
 
 def test_a_spring_cart_is_held_where_the_reward_is_after_few_hundred_steps() -> None:
-    check_cart(learned(CART, 400, seed=0))
+    check_cart(learned(CART, 400, seed=0), least=0.5)
 
 
 def test_an_unstable_point_is_kept_from_its_end_after_few_hundred_steps() -> None:
-    check_balance(learned(BALANCE, 260, seed=0))
+    check_balance(learned(BALANCE, 300, seed=0))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
-def test_a_spring_cart_is_held_by_other_seeds_too(seed: int) -> None:
-    check_cart(learned(CART, 600, seed))
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_spring_cart_is_held_whatever_the_seed(seed: int) -> None:
+    check_cart(learned(CART, 600, seed), least=0.6)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_an_unstable_point_is_kept_by_other_seeds_too(seed: int) -> None:
-    check_balance(learned(BALANCE, 400, seed))
+    check_balance(learned(BALANCE, 300, seed))
