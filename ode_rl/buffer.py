@@ -148,7 +148,7 @@ class ReplayBuffer:
         """Take up what `state` gave.
 
         Raises:
-            UsageError: for rows of another shape or type, or more than this buffer holds.
+                UsageError: for rows of another shape or type, more than this buffer holds, or damaged links.
         """
         n_added = int(state["n_added"])
         n = min(n_added, self.capacity)
@@ -160,6 +160,11 @@ class ReplayBuffer:
                     f"{stored.shape} {stored.dtype}",
                     "Restore the file or train again.",
                 )
+        serials = np.arange(n_added - n, n_added)
+        links = state["successor"][serials % self.capacity]
+        if not np.all((links == NO_SUCCESSOR) | ((links > serials) & (links < n_added))):
+            got = "links that lead back or nowhere"
+            raise UsageError("links to later transitions", got, "Restore the file or train again.")
         for name in ROWS:
             getattr(self, name)[:n] = state[name]
         self.n_added = n_added

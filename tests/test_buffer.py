@@ -277,3 +277,17 @@ def test_a_refused_state_changes_nothing() -> None:
     with pytest.raises(UsageError, match="successor"):
         buffer.restore(bad)
     np.testing.assert_array_equal(buffer.state()["obs"], before["obs"])
+
+
+@pytest.mark.parametrize("link", [0, 1, 99])
+def test_links_that_lead_back_or_nowhere_are_refused_before_anything_is_taken(link: int) -> None:
+    source = ReplayBuffer(8, 1, 1)
+    for k in range(4):
+        source.add(Transition(np.ones(1) * k, np.zeros(1), 0.0, np.ones(1) * (k + 1), 0.1, False, False))
+    state = source.state()
+    state["successor"][1] = link
+    target = ReplayBuffer(8, 1, 1)
+    with pytest.raises(UsageError, match="links"):
+        target.restore(state)
+    assert len(target) == 0
+    assert not target.obs.any()
