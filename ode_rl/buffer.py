@@ -148,7 +148,7 @@ class ReplayBuffer:
         """Take up what `state` gave.
 
         Raises:
-                UsageError: for rows of another shape or type, more than this buffer holds, or damaged links.
+            UsageError: for rows of another shape or type, more than this buffer holds, or damaged links.
         """
         n_added = int(state["n_added"])
         n = min(n_added, self.capacity)
