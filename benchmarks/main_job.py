@@ -43,7 +43,7 @@ class Task:
 
 TASKS = {
     "pendulum": Task("Pendulum-v1", (200, 300, 400, 600), 600, 200, -200.0, -200.0, 2.0),
-    "inverted-pendulum": Task("InvertedPendulum-v5", (1000, 2000), 5000, 1000, 950.0, 950.0, 15.0),
+    "inverted-pendulum": Task("InvertedPendulum-v5", (1000, 2000, 3000), 5000, 1000, 950.0, 950.0, 15.0),
     "reacher": Task("Reacher-v5", (1000, 2500, 5000), 10_000, 5000, -5.0, -3.75, 30.0),
 }
 # The learning rate of rl-baselines3-zoo for Pendulum; elsewhere the defaults of Stable-Baselines3.
