@@ -16,6 +16,7 @@ from ode_rl import __version__
 from ode_rl.agents.registry import AGENTS
 from ode_rl.errors import UsageError
 from ode_rl.names import MODELS, TERMINATIONS
+from ode_rl.settings import nearest
 
 PLANNERS = ("icem",)
 DEVICES = ("auto", "cpu", "cuda")
@@ -72,8 +73,8 @@ def _choice(flag: str, names: Sequence[str], default: str, **more: Any) -> Decor
 
     def check(context: click.Context, param: click.Parameter, value: str) -> str:
         if value not in names:
-            nearest = (difflib.get_close_matches(value, names, 1, 0.5) or [default])[0]
-            raise UsageError(f"{' or '.join(names)} for {flag}", repr(value), f"Write {flag} {nearest}.")
+            closest = (difflib.get_close_matches(value, names, 1, 0.5) or [default])[0]
+            raise UsageError(f"{' or '.join(names)} for {flag}", repr(value), f"Write {flag} {closest}.")
         return value
 
     metavar = "|".join(names)
@@ -253,8 +254,8 @@ def _in_our_words(error: click.ClickException) -> str:
     remedy = f"See `{path} --help`."
     if isinstance(error, click.NoSuchOption):
         flags = [flag for param in context.command.params for flag in param.opts] if context else []
-        nearest = _did_you_mean(error.option_name, flags, remedy)
-        return f"expected a flag of `{path}`, got {error.option_name}. {nearest}"
+        hint = _did_you_mean(error.option_name, flags, remedy)
+        return f"expected a flag of `{path}`, got {error.option_name}. {hint}"
     if isinstance(error, click.MissingParameter) and error.param:
         return f"expected {(error.param.name or '').upper()} after `{path}`, got nothing. {remedy}"
     reason = error.format_message().removeprefix("Got ").rstrip(".")
@@ -262,8 +263,7 @@ def _in_our_words(error: click.ClickException) -> str:
 
 
 def _did_you_mean(name: str, known: Iterable[str], otherwise: str = "See `ode-rl --help`.") -> str:
-    close = difflib.get_close_matches(name, list(known), 2, 0.7)
-    return f"Did you mean {' or '.join(close)}?" if close else otherwise
+    return nearest(name, known, n=2, cutoff=0.7, otherwise=otherwise)
 
 
 def _check_writable(path: Path) -> None:

@@ -14,11 +14,15 @@ from ode_rl.errors import UsageError
 T = TypeVar("T")
 
 
-def nearest(name: str, known: typing.Iterable[str], n: int = 3) -> str:
-    """A sentence that names what the user may have meant, or all there is."""
+def nearest(
+    name: str, known: typing.Iterable[str], n: int = 3, cutoff: float = 0.5, otherwise: str | None = None
+) -> str:
+    """A sentence that names what the user may have meant, or says `otherwise` (default: all there is)."""
     names = list(known)
-    close = difflib.get_close_matches(name, names, n, 0.5)
-    return f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(sorted(names))}."
+    close = difflib.get_close_matches(name, names, n, cutoff)
+    if close:
+        return f"Did you mean {' or '.join(close)}?"
+    return f"Known: {', '.join(sorted(names))}." if otherwise is None else otherwise
 
 
 def build(cls: type[T], settings: Mapping[str, Any], where: str = "") -> T:
