@@ -24,6 +24,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from ode_rl.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ode_rl.device import resolve_device
 from ode_rl.errors import UsageError
+from ode_rl.known import NOTHING_KNOWN, Known
 from ode_rl.spaces import check_spaces
 from ode_rl.timing import native_dt
 from ode_rl.types import FloatArray, Transition
@@ -79,7 +80,7 @@ class Learner(ABC):
 
     @classmethod
     @abstractmethod
-    def _from_parts(cls: type[L], parts: Checkpoint, device: str) -> L:
+    def _from_parts(cls: type[L], parts: Checkpoint, device: str, known: Known) -> L:
         """The agent that `_parts` describes, without an environment."""
 
     # -- files --------------------------------------------------------------------------------------
@@ -90,15 +91,19 @@ class Learner(ABC):
         write_checkpoint(path, kind=self.name, tensors=parts.tensors, arrays=parts.arrays, meta=parts.meta)
 
     @classmethod
-    def load(cls: type[L], path: str | Path, env: Any = None, device: str = "auto") -> L:
+    def load(
+        cls: type[L], path: str | Path, env: Any = None, device: str = "auto", known: Known = NOTHING_KNOWN
+    ) -> L:
         """Read what `save` wrote; with `env` the agent can go on learning.
+
+        `known` are the functions that it was made with: no file holds code.
 
         Raises:
             UsageError: for anything that is not a whole checkpoint of this agent.
         """
         parts = read_checkpoint(path, cls.name)
         try:
-            agent = cls._from_parts(parts, device)
+            agent = cls._from_parts(parts, device, known)
         except (KeyError, RuntimeError, TypeError) as error:
             raise UsageError(
                 f"a whole checkpoint of {cls.name}", f"{path} ({error})", "Restore the file or train again."
@@ -234,3 +239,11 @@ def box_arrays(box: spaces.Box) -> dict[str, npt.NDArray[Any]]:
 def box_of(arrays: dict[str, npt.NDArray[Any]]) -> spaces.Box:
     """The Box with these bounds."""
     return spaces.Box(arrays["low"], arrays["high"], dtype=arrays["low"].dtype.type)
+
+
+def next_seconds(env: VecEnv) -> npt.NDArray[np.float64] | None:
+    """How long the next step of each environment lasts, ``[n]``, where the environments know it."""
+    try:
+        return np.asarray(env.get_attr("interval"), np.float64)
+    except AttributeError:
+        return None

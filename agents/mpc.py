@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import logging
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,74 +12,43 @@ import torch
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from ode_rl.agents.icem import ICEMConfig, Warm, cold_start, icem, shift
-from ode_rl.agents.learner import Learner, box_arrays, box_of
+from ode_rl.agents.learner import Learner, box_arrays, box_of, next_seconds
+from ode_rl.agents.mpc_config import MPCConfig
 from ode_rl.agents.noise import coloured_noise
+from ode_rl.agents.noise_stream import noise_of_call
+from ode_rl.agents.plan_grid import PlanGrid, unique_seconds
 from ode_rl.agents.plan_score import Objective, assigned_scores, ensemble_scores
+from ode_rl.agents.planners import Deadline, Found, Warm, cold_start, search
 from ode_rl.agents.presets import load_preset
-from ode_rl.agents.terminal_value import TerminalValue, ValueConfig
+from ode_rl.agents.terminal_value import TerminalValue
 from ode_rl.buffer import ReplayBuffer
 from ode_rl.checkpoint import Checkpoint
 from ode_rl.errors import UsageError
-from ode_rl.fit import FitConfig, fit
+from ode_rl.fit import fit
+from ode_rl.inference import FastModel, resolve_precision
+from ode_rl.known import NOTHING_KNOWN, Known, scaled
 from ode_rl.returns import discount_rate
 from ode_rl.settings import build, merged, plain
 from ode_rl.state import state_spec
-from ode_rl.timing import positive_seconds
 from ode_rl.types import FloatArray
-from ode_rl.world_model import WorldModel, WorldModelConfig
-
-
-@dataclass(frozen=True)
-class MPCConfig:
-    """Settings of the agent and, below them, of its parts."""
-
-    horizon: float | None = None
-    """Length of a plan in seconds; None means 12 control intervals."""
-    gamma: float = 0.99
-    """Discount per native step."""
-    warmup_steps: int = 200
-    """Steps of random actions before the first fit."""
-    warmup_exponent: float = 0.0
-    """Colour of the random actions of the warm-up: 0 white, 2 brown."""
-    fit_every: int = 100
-    """Steps between two fits, at least."""
-    fit_growth: float = 0.05
-    """Fits are also at least this share of all steps apart: each costs the same, and news get rarer."""
-    buffer_size: int = 100_000
-    """Transitions kept."""
-    action_cost: float = 0.01
-    """Weight of the squared change of the action, in shares of the typical reward rate."""
-    explore_std: float = 0.0
-    """Gaussian noise on scaled actions while learning."""
-    model: WorldModelConfig = field(default_factory=WorldModelConfig)
-    """The world model."""
-    fit: FitConfig = field(default_factory=FitConfig)
-    """How the world model is fitted."""
-    planner: ICEMConfig = field(default_factory=ICEMConfig)
-    """How plans are searched."""
-    value: ValueConfig = field(default_factory=ValueConfig)
-    """The value of where a plan ends."""
-
-    def __post_init__(self) -> None:
-        discount_rate(self.gamma, native_dt=1.0)  # refuses what is no discount
-        if self.horizon is not None:
-            positive_seconds(self.horizon, "horizon")
-
+from ode_rl.world_model import WorldModel
 
 # Settings of a preset that belong to the run, not to the agent.
 RUN_SETTINGS = ("total_timesteps", "eval_freq")
-# Control intervals per plan where no horizon in seconds is given.
-DEFAULT_PLAN_LENGTH = 12
 # Seconds after which the coloured noise of the warm-up is drawn anew.
 RANDOM_STRETCH = 2.0
 
 
+log = logging.getLogger(__name__)
+
+
 class PlanState(NamedTuple):
-    """What `predict` carries from call to call: the plans, and the number of the call for its noise."""
+    """What `predict` carries from call to call: the plans, the number of the call for its noise, and how
+    many plans were scored so far per robot."""
 
     warm: Warm
     calls: int
+    scored: int = 0
 
 
 class MPC(Learner):
@@ -88,7 +58,8 @@ class MPC(Learner):
     environment or a VecEnv; `predict`, `save`, `load`, callbacks and `evaluate_policy` are theirs too.
     `preset` names tuned settings (``"auto"``: those of the task, else the defaults for all), `settings`
     override them: ``MPC(env, horizon=1.0, planner={"candidates": 64})``. `dt` in seconds is needed only
-    where the environment does not say how long its step lasts.
+    where the environment does not say how long its step lasts. `known` functions of the task (its reward,
+    its termination) replace what would be learned; code does not go into files, so `load` needs them again.
 
     Raises:
         UsageError: for spaces it cannot act in, an unknown preset or setting, an unknown step time.
@@ -104,20 +75,29 @@ class MPC(Learner):
         device: str = "auto",
         dt: float | None = None,
         verbose: int = 0,
+        known: Known = NOTHING_KNOWN,
         **settings: Any,
     ) -> None:
         super().__init__(env, seed, device, dt, verbose)
+        self.known = known
         self.preset, tuned = load_preset("mpc", self.env_id, preset)
         tuned = {k: v for k, v in tuned.items() if k not in RUN_SETTINGS}
         self._build(build(MPCConfig, merged(tuned, settings)))
 
     def _build(self, settings: MPCConfig) -> None:
+        # What is written to files is what was decided: a resumed run plans as before.
+        settings = replace(settings, precision=resolve_precision(settings.precision, self.device))
         self.settings = settings
-        self.fits, self._fitted_at = 0, 0
+        self.grid = PlanGrid.of(self.dt, settings.horizon, settings.knots, settings.n_knots, settings.growth)
+        self._fast: FastModel | None = None
+        self.fits, self._fitted_at, self.fallbacks = 0, 0, 0
         n_obs, n_action = self.observation_space.shape[0], self.action_space.shape[0]
         weights = torch.Generator().manual_seed(self.seed)
         spec = None if settings.model.structure == "ode" else state_spec(self.env_id, n_obs)
-        self.model = WorldModel(n_obs, n_action, self.dt, settings.model, weights, spec).to(self.device)
+        low, high = torch.tensor(self.action_space.low), torch.tensor(self.action_space.high)
+        known = scaled(self.known, low, high)
+        model = WorldModel(n_obs, n_action, self.dt, settings.model, weights, spec, known)
+        self.model = model.to(self.device)
         self.value = TerminalValue(n_obs, settings.value, weights).to(self.device)
         self.buffer = ReplayBuffer(settings.buffer_size, n_obs, n_action)
 
@@ -131,70 +111,132 @@ class MPC(Learner):
             "seed": self.seed,
             "device": str(self.device),
             "preset": self.preset,
+            "known": self.known.names,
             "settings": plain(self.settings),
         }
-
-    @property
-    def plan_length(self) -> int:
-        """Control intervals per plan."""
-        horizon = self.settings.horizon
-        return DEFAULT_PLAN_LENGTH if horizon is None else max(1, round(horizon / self.dt))
 
     # -- acting ---------------------------------------------------------------------------------------
 
     def predict(
-        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        dt: Any = None,
     ) -> tuple[npt.NDArray[Any], Any]:
         """Plan from each observation and return the first action of the best plan.
 
         ``observation [O]`` or ``[B, O]`` (a batch of robots); `state` is what the call before returned and
-        warm-starts the search, except in rows where `episode_start` is true. With `deterministic` false
-        the exploration noise of training is added. The same arguments give the same action.
+        warm-starts the search, except in rows where `episode_start` is true. `dt` is how many seconds the
+        action will be held, one number or one per robot (None: the control interval of the task). With
+        `deterministic` false the exploration noise of training is added. The same arguments give the same
+        action, unless the planner has a budget in milliseconds.
         """
+        deadline = Deadline.after(self.settings.planner.budget_ms)
         obs = np.asarray(observation, np.float32)
         rows = self._check_observation(obs)
-        plan_state = self._start(rows, state, episode_start)
-        noise = self._generator(plan_state.calls)
-        with torch.inference_mode():
-            scaled, warm = self._plan(torch.from_numpy(rows).to(self.device), plan_state.warm, noise)
+        action, after = self._act(rows, state, episode_start, deterministic, dt, deadline)
+        return (action[0] if obs.ndim == 1 else action), after
+
+    def _act(
+        self,
+        rows: FloatArray,
+        state: Any,
+        episode_start: Any,
+        deterministic: bool,
+        dt: Any,
+        deadline: Deadline,
+    ) -> tuple[npt.NDArray[Any], PlanState]:
+        before = self._start(rows, state, episode_start)
+        noise = self._noise(before.calls)
+        # The gradient planner differentiates what it scores.
+        mode = torch.no_grad if self.settings.planner.method == "gradient" else torch.inference_mode
+        with mode():
+            z = torch.from_numpy(rows).to(self.device)
+            scaled, warm, scored = self._plan(z, before.warm, noise, dt, deadline)
             if not deterministic and self.settings.explore_std:
                 jitter = torch.randn(scaled.shape, generator=noise, device=self.device)
                 scaled = (scaled + self.settings.explore_std * jitter).clamp(-1, 1)
-        action = self._to_env(scaled.cpu().numpy())
-        after = PlanState(warm, plan_state.calls + 1)
-        return (action[0] if obs.ndim == 1 else action), after
+        return self._to_env(scaled.cpu().numpy()), PlanState(warm, before.calls + 1, before.scored + scored)
 
-    def _plan(self, z: Tensor, warm: Warm, noise: torch.Generator) -> tuple[Tensor, Warm]:
+    def _plan(
+        self, z: Tensor, warm: Warm, noise: torch.Generator, dt: Any, deadline: Deadline
+    ) -> tuple[Tensor, Warm, int]:
+        """First actions ``[B, A]`` scaled to [-1, 1], the warm start of the next call, plans scored."""
+        groups = unique_seconds(dt, len(z), self.dt)
+        if len(groups) == 1:
+            return self._search(z, warm, noise, groups[0][0], deadline)
+        action, after, scored = torch.empty(len(z), warm.mean.shape[-1], device=z.device), warm, 0
+        mean, elites = warm.mean.clone(), warm.elites.clone()
+        for seconds, own in groups:
+            own = own.to(z.device)
+            part = Warm(warm.mean[own], warm.elites[own])
+            action[own], after, n = self._search(z[own], part, noise, seconds, deadline)
+            mean[own], elites[own], scored = after.mean, after.elites, max(scored, n)
+        return action, Warm(mean, elites), scored
+
+    def _search(
+        self, z: Tensor, warm: Warm, noise: torch.Generator, seconds: float, deadline: Deadline
+    ) -> tuple[Tensor, Warm, int]:
+        config, intervals = self.settings, self.grid.intervals(seconds)
+        dt = torch.tensor(intervals, device=self.device)
+        actions = self.grid.spread_out(intervals, warm.mean)
+        model = self.model if config.planner.method == "gradient" else self._fast_model()
+        objective = self._objective(deadline)
+
+        def by_all(plans: Tensor) -> Tensor:
+            return ensemble_scores(model, z, actions(plans), dt, objective)
+
+        def by_one_each(plans: Tensor) -> Tensor:
+            return assigned_scores(model, z, actions(plans), dt, objective, noise)
+
+        if config.members == "all" or config.uncertainty:
+            found = search(by_all, warm, config.planner, noise, deadline=deadline)
+        else:
+            n = config.model.n_members
+            found = search(by_one_each, warm, config.planner, noise, by_all, None, deadline, judge_cost=n)
+        self._say_if_lost(found)
+        return actions(found.plan)[:, 0], self.grid.shifted(found.warm, seconds), found.n_scored
+
+    def _objective(self, deadline: Deadline) -> Objective:
         config = self.settings
-        dt = torch.full((self.plan_length,), self.dt, device=self.device)
         value = self.value if int(self.value.n_fits) and config.value.applies(self.model.ends) else None
-        objective = Objective(discount_rate(config.gamma, self.dt), value, config.action_cost)
-        plan, found = icem(
-            lambda plans: assigned_scores(self.model, z, plans, dt, objective, noise),
-            warm,
-            config.planner,
-            noise,
-            lambda plans: ensemble_scores(self.model, z, plans, dt, objective),
+        stop = None if deadline.at == float("inf") else deadline.check
+        return Objective(
+            discount_rate(config.gamma, self.dt), value, config.action_cost, config.uncertainty, stop
         )
-        return plan[:, 0], shift(found)
+
+    def _fast_model(self) -> FastModel:
+        if self._fast is None:
+            self._fast = FastModel(self.model, self.settings.precision)
+        return self._fast
+
+    def _say_if_lost(self, found: Found) -> None:
+        lost = int((~found.ok).sum())
+        if lost and not found.out_of_time:
+            self.fallbacks += lost
+            log.warning(
+                "no plan of %d robot(s) has a finite score: the previous plan goes on (%d times so far)",
+                lost,
+                self.fallbacks,
+            )
 
     def _start(self, rows: FloatArray, state: Any, episode_start: Any) -> PlanState:
         n = len(rows)
-        shape = (n, self.plan_length, self.action_space.shape[0])
+        shape = (n, self.grid.knots.n, self.action_space.shape[0])
         if not isinstance(state, PlanState) or tuple(state.warm.mean.shape) != shape:
-            return PlanState(cold_start(shape, self.settings.planner, self._generator(-1)), 0)
+            return PlanState(cold_start(shape, self.settings.planner, self._noise(-1)), 0)
         if episode_start is None or not np.any(episode_start):
             return state
-        fresh = cold_start(shape, self.settings.planner, self._generator(state.calls, 1))
+        fresh = cold_start(shape, self.settings.planner, self._noise(state.calls, 1))
         new = torch.from_numpy(np.broadcast_to(np.asarray(episode_start, bool), (n,)).copy()).to(self.device)
         mean = torch.where(new[:, None, None], fresh.mean, state.warm.mean)
         elites = torch.where(new[:, None, None, None], fresh.elites, state.warm.elites)
-        return PlanState(Warm(mean, elites), state.calls)
+        return state._replace(warm=Warm(mean, elites))
 
-    def _generator(self, call: int, stream: int = 0) -> torch.Generator:
-        # The noise of a call is a function of its number: nothing random hides in the agent.
-        key = np.random.SeedSequence((self.seed, call + 1, stream)).generate_state(1, np.uint64)[0]
-        return torch.Generator(self.device).manual_seed(int(key >> np.uint64(1)))
+    def _noise(self, call: int, stream: int = 0) -> torch.Generator:
+        return noise_of_call(self.seed, call, stream, self.device)
 
     def _check_observation(self, obs: FloatArray) -> FloatArray:
         width = self.observation_space.shape[0]
@@ -227,10 +269,14 @@ class MPC(Learner):
         callbacks.on_rollout_start()
         obs = self._reset(env)
         starts, plan, random_plan = np.ones(env.num_envs, bool), None, None
-        going = True
+        going, varies = True, next_seconds(env) is not None
         while going and self.num_timesteps < target:
             if self.fits:
-                actions, plan = self.predict(obs, plan, starts, deterministic=False)
+                seconds = next_seconds(env) if varies else None
+                # Without a deadline: what was learned would depend on how busy the machine was.
+                actions, plan = self._act(
+                    self._check_observation(obs), plan, starts, False, seconds, Deadline()
+                )
             else:
                 actions, random_plan = self._random_actions(env.num_envs, random_plan)
             new_obs, rewards, dones, infos = env.step(actions)
@@ -259,6 +305,7 @@ class MPC(Learner):
             rho = discount_rate(self.settings.gamma, self.dt)
             self.logger.record("value/loss", self.value.fit(self.buffer, rho, self.dt, self.rng))
         self.fits, self._fitted_at = self.fits + 1, self.num_timesteps
+        self._fast = None
         self.logger.dump(self.num_timesteps)
 
     def _random_actions(self, n: int, plan: Tensor | None) -> tuple[npt.NDArray[Any], Tensor]:
@@ -296,9 +343,16 @@ class MPC(Learner):
         return Checkpoint(self.name, tensors, arrays, meta, {})
 
     @classmethod
-    def _from_parts(cls, parts: Checkpoint, device: str) -> MPC:
+    def _from_parts(cls, parts: Checkpoint, device: str, known: Known) -> MPC:
         config = parts.meta["config"]
+        if known.names != (was := list(config.get("known", []))):
+            raise UsageError(
+                f"the functions that the agent was trained with, {was or 'none'}",
+                known.names or "none",
+                f"Give known=Known({', '.join(f'{name}=...' for name in was)}).",
+            )
         agent = cls.__new__(cls)
+        agent.known = known
         agent.env, agent.env_id, agent.dt = None, str(config["env_id"]), float(config["dt"])
         agent.observation_space = box_of(parts.arrays["observation_space"])
         agent.action_space = box_of(parts.arrays["action_space"])

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from ode_rl.world_model import WorldModel
+from ode_rl.world_model import Rollout
+
+
+class Roller(Protocol):
+    """Anything that rolls plans out: `WorldModel`, or its fast form, `FastModel`."""
+
+    @property
+    def n_members(self) -> int: ...
+
+    @property
+    def reward_unit(self) -> Tensor: ...
+
+    def rollout(
+        self, z: Tensor, plan: Tensor, dt: Tensor, stop: Callable[[], None] | None = None
+    ) -> Rollout: ...
 
 
 class Objective(NamedTuple):
@@ -17,15 +31,19 @@ class Objective(NamedTuple):
     `rho` discounts per second. `value` maps end states ``[E, N, Z]`` to the return still to come (None:
     nothing comes). `action_cost` weighs the squared change of the scaled action from one interval to the
     next, in shares of the task's typical reward rate; it breaks ties between plans that all do well.
+    `uncertainty` weighs the spread over the members where all of them score a plan: below 0 a penalty,
+    above 0 a bonus. `stop` is called after every interval of a roll-out and may raise.
     """
 
     rho: float
     value: Callable[[Tensor], Tensor] | None = None
     action_cost: float = 0.0
+    uncertainty: float = 0.0
+    stop: Callable[[], None] | None = None
 
 
 def assigned_scores(
-    model: WorldModel, z: Tensor, plans: Tensor, dt: Tensor, objective: Objective, generator: torch.Generator
+    model: Roller, z: Tensor, plans: Tensor, dt: Tensor, objective: Objective, generator: torch.Generator
 ) -> Tensor:
     """Scores ``[B, N]`` of plans ``[B, N, H, A]`` from states ``z [B, Z]``, each plan on one member.
 
@@ -47,37 +65,36 @@ def assigned_scores(
     return torch.empty_like(in_order).scatter_(1, deal, in_order)
 
 
-def ensemble_scores(model: WorldModel, z: Tensor, plans: Tensor, dt: Tensor, objective: Objective) -> Tensor:
-    """As `assigned_scores`, each plan on all members: the mean of its scores."""
+def ensemble_scores(model: Roller, z: Tensor, plans: Tensor, dt: Tensor, objective: Objective) -> Tensor:
+    """As `assigned_scores`, each plan on all members: the mean of its scores, plus `uncertainty` spreads."""
     b, n = plans.shape[:2]
     e = model.n_members
     starts = z.repeat_interleave(n, 0).expand(e, -1, -1)
     scores = plan_scores(model, starts, plans.flatten(0, 1).expand(e, *([-1] * 3)), dt, objective)
-    return scores.mean(0).reshape(b, n)
+    score = scores.mean(0)
+    if objective.uncertainty:
+        score = score + objective.uncertainty * scores.std(0, correction=0)
+    return torch.where(scores.isfinite().all(0), score, -torch.inf).reshape(b, n)
 
 
-def plan_scores(model: WorldModel, z: Tensor, plans: Tensor, dt: Tensor, objective: Objective) -> Tensor:
+def plan_scores(model: Roller, z: Tensor, plans: Tensor, dt: Tensor, objective: Objective) -> Tensor:
     """``sum_k exp(-rho t_k) S_{k+1} R_k + exp(-rho t_H) S_H V(z_H) - cost`` for every row.
 
     Shapes: ``z [E, M, Z]``, ``plans [E, M, H, A]``, ``dt [H]`` seconds, result ``[E, M]``. S is the
     chance to be alive. A roll-out that is not finite scores -inf.
     """
     discount = torch.exp(-objective.rho * torch.cat([dt.new_zeros(1), dt.cumsum(0)]))
-    score = torch.zeros(z.shape[:-1], device=z.device, dtype=z.dtype)
-    log_alive: Tensor | None = None
-    end = z
-    for k, outcome in enumerate(model.roll(z, plans, dt)):
-        end = outcome.z
-        reward = outcome.reward
-        if outcome.log_survival is not None:
-            log_alive = outcome.log_survival if log_alive is None else log_alive + outcome.log_survival
-            reward = reward * log_alive.exp()
-        score = torch.addcmul(score, reward, discount[k])
+    course = model.rollout(z, plans, dt, objective.stop)
+    reward, alive = course.reward, None
+    if course.log_survival is not None:
+        alive = course.log_survival.cumsum(0).exp()
+        reward = reward * alive
+    score = torch.tensordot(discount[:-1].to(reward), reward, 1)
     if objective.value is not None:
-        value = objective.value(end) * discount[-1]
-        score = score + (value if log_alive is None else value * log_alive.exp())
+        value = objective.value(course.z) * discount[-1]
+        score = score + (value if alive is None else value * alive[-1])
     if objective.action_cost:
-        unit = model.reward.out_mean.abs() + model.reward.out_spread
         change = plans[..., 1:, :] - plans[..., :-1, :]
-        score = score - objective.action_cost * unit * (change.square().mean(-1) * dt[1:]).sum(-1)
-    return torch.where(score.isfinite(), score, -torch.inf)
+        cost = (change.square().mean(-1) * dt[1:]).sum(-1)
+        score = score - objective.action_cost * model.reward_unit * cost
+    return torch.where(course.ok & score.isfinite(), score, -torch.inf)

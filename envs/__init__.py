@@ -11,9 +11,31 @@ if __name__ != "ode_rl.envs":
     )
 
 if TYPE_CHECKING:
+    from ode_rl.envs.action_delay import ActionDelay as ActionDelay
+    from ode_rl.envs.actuator_fault import ActuatorFault as ActuatorFault
+    from ode_rl.envs.control_interval import ControlInterval as ControlInterval
+    from ode_rl.envs.intervals import Intervals as Intervals
+    from ode_rl.envs.observation_delay import ObservationDelay as ObservationDelay
+    from ode_rl.envs.observation_dropout import ObservationDropout as ObservationDropout
+    from ode_rl.envs.seconds_limit import SecondsLimit as SecondsLimit
+    from ode_rl.envs.sensor_noise import SensorNoise as SensorNoise
     from ode_rl.envs.task import make_task as make_task
+    from ode_rl.envs.time_aware import TimeAware as TimeAware
+    from ode_rl.envs.timed_action import TimedAction as TimedAction
+    from ode_rl.envs.true_dynamics import TrueDynamics as TrueDynamics
 
 _HOME = {
+    "ActionDelay": "ode_rl.envs.action_delay",
+    "ActuatorFault": "ode_rl.envs.actuator_fault",
+    "ControlInterval": "ode_rl.envs.control_interval",
+    "Intervals": "ode_rl.envs.intervals",
+    "ObservationDelay": "ode_rl.envs.observation_delay",
+    "ObservationDropout": "ode_rl.envs.observation_dropout",
+    "SecondsLimit": "ode_rl.envs.seconds_limit",
+    "SensorNoise": "ode_rl.envs.sensor_noise",
+    "TimeAware": "ode_rl.envs.time_aware",
+    "TimedAction": "ode_rl.envs.timed_action",
+    "TrueDynamics": "ode_rl.envs.true_dynamics",
     "make_task": "ode_rl.envs.task",
 }
 

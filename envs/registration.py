@@ -6,7 +6,19 @@ from typing import Any
 
 from gymnasium.envs.registration import register, registry
 
-SPECS: dict[str, dict[str, Any]] = {}
+SPECS: dict[str, dict[str, Any]] = {
+    # 200 native steps of 0.05 s are 10 s.
+    "ode_rl/Pendulum-v0": {"entry_point": "ode_rl.envs.pendulum:PendulumEnv", "max_episode_steps": 200},
+    "ode_rl/CartPoleSwingUp-v0": {
+        "entry_point": "ode_rl.envs.cart_pole_swing_up:CartPoleSwingUpEnv",
+        "max_episode_steps": 200,
+    },
+    "ode_rl/Acrobot-v0": {"entry_point": "ode_rl.envs.acrobot:AcrobotEnv", "max_episode_steps": 200},
+    "ode_rl/DoublePendulum-v0": {
+        "entry_point": "ode_rl.envs.double_pendulum:DoublePendulumEnv",
+        "max_episode_steps": 200,
+    },
+}
 """Id -> keyword arguments of `gymnasium.register`; entry points are strings, so that nothing heavy loads."""
 
 

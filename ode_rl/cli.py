@@ -15,10 +15,9 @@ import click
 from ode_rl import __version__
 from ode_rl.agents.registry import AGENTS
 from ode_rl.errors import UsageError
-from ode_rl.names import MODELS, TERMINATIONS
+from ode_rl.names import MODELS, PLANNERS, TERMINATIONS
 from ode_rl.settings import nearest
 
-PLANNERS = ("icem",)
 DEVICES = ("auto", "cpu", "cuda")
 
 Action = Callable[[], int]
@@ -68,17 +67,18 @@ def _number(
     return click.option(flag, type=str, callback=check, metavar=metavar, show_default=True, **more)
 
 
-def _choice(flag: str, names: Sequence[str], default: str, **more: Any) -> Decorator:
+def _choice(flag: str, names: Sequence[str], default: str | None, **more: Any) -> Decorator:
     """An option that takes one of a few names, and lists them when it refuses another."""
 
-    def check(context: click.Context, param: click.Parameter, value: str) -> str:
-        if value not in names:
-            closest = (difflib.get_close_matches(value, names, 1, 0.5) or [default])[0]
+    def check(context: click.Context, param: click.Parameter, value: str | None) -> str | None:
+        if value is not None and value not in names:
+            closest = (difflib.get_close_matches(value, names, 1, 0.5) or [default or names[0]])[0]
             raise UsageError(f"{' or '.join(names)} for {flag}", repr(value), f"Write {flag} {closest}.")
         return value
 
     metavar = "|".join(names)
-    return click.option(flag, callback=check, metavar=metavar, default=default, show_default=True, **more)
+    shown = default is not None
+    return click.option(flag, callback=check, metavar=metavar, default=default, show_default=shown, **more)
 
 
 _steps = _number(
@@ -88,6 +88,15 @@ _dt = _number(
     "--dt", float, 1e-9, "seconds > 0", "0.05", help="Seconds per step, if the task does not say it."
 )
 _device = _choice("--device", DEVICES, "auto", help="Where to compute.")
+_planner = _choice("--planner", PLANNERS, None, help="How plans are searched. [default: the preset's, icem]")
+_known = click.option(
+    "--known",
+    metavar="MODULE:OBJECT",
+    help="A Known: the task's own reward, termination or nominal dynamics, not to be learned.",
+)
+_preset = click.option(
+    "--preset", default="auto", metavar="NAME|none", help="Tuned settings. [default: the task's]"
+)
 
 
 def _episodes(flag: str) -> Decorator:
@@ -127,27 +136,26 @@ def commands(context: click.Context) -> None:
 @click.argument("env_id", default="Pendulum-v1")
 @_choice("--agent", tuple(AGENTS), "mpc", help="What learns and acts.")
 @_choice("--model", MODELS, "ode", help="The world model.")
-@_choice("--planner", PLANNERS, "icem", help="How plans are searched.")
+@_planner
 @_choice(
     "--termination",
-    ("auto", *TERMINATIONS),
-    "auto",
-    help="How the world model ends episodes; auto: the preset's.",
+    TERMINATIONS,
+    None,
+    help="How the world model ends episodes; auto takes the likelier way. [default: the preset's, auto]",
 )
+@_known
 @_steps
 @_seed("0", "Seed of everything random.")
 @click.option("--run-dir", metavar="DIR", help="The run folder. [default: a new one in runs/]")
 @_device
 @_dt
-@click.option("--preset", default="auto", metavar="NAME|none", help="Tuned settings. [default: the task's]")
+@_choice("--precision", ("auto", "float32"), "auto", help="Precision of planning.")
+@_preset
 @_episodes("--eval-episodes")
 @click.option("--video/--no-video", default=True, help="Record an episode at the end. [default: video]")
 @click.option("--progress/--no-progress", default=True, help="Show a progress bar. [default: progress]")
 def train_command(**options: Any) -> Action:
     """Train an agent on ENV_ID (default Pendulum-v1): a Gymnasium id, or module:id for a task of your own."""
-    del options["planner"]  # one choice, so that there is nothing to pass on
-    options["preset"] = None if options["preset"] == "none" else options["preset"]
-    options["termination"] = None if options["termination"] == "auto" else options["termination"]
     return lambda: _train(options)
 
 
@@ -158,11 +166,34 @@ def train_command(**options: Any) -> Action:
 @_seed(None, "Seed of the first episode. [default: as after training]")
 @click.option("--json", "json_file", metavar="FILE", help="Write the result to a file.")
 @click.option("--video", is_flag=True, help="Record the first episode, in the run folder or here.")
+@_choice("--model", ("true",), None, help="For the agent mpc: true plans in the task itself, untrained.")
+@_planner
+@_preset
+@_known
 @_dt
 @_device
 def evaluate_command(**options: Any) -> Action:
-    """Evaluate AGENT: a run folder, or module:object with a predict method."""
+    """Evaluate AGENT: a run folder, module:object with a predict method, or mpc with --model true."""
     return lambda: _evaluate(**options)
+
+
+@commands.command("report", short_help="Measure the world model of a run, in figures and numbers.")
+@click.argument("run_dir")
+@_number(
+    "--episodes",
+    int,
+    2,
+    "a whole number > 1",
+    "6",
+    default="6",
+    help="Fresh episodes with the agent, and as many with random actions.",
+)
+@_seed(None, "Seed of the first episode. [default: one that no training used]")
+@click.option("--video/--no-video", default=True, help="Draw real beside imagined. [default: video]")
+@_device
+def report_command(**options: Any) -> Action:
+    """Measure the world model of the run in RUN_DIR on fresh episodes, into RUN_DIR/report."""
+    return lambda: _report(**options)
 
 
 @commands.command("list", short_help="List agents, presets, models and planners.")
@@ -176,8 +207,9 @@ def list_command() -> Action:
 
 def _train(options: dict[str, Any]) -> int:
     from ode_rl.train import TrainConfig, train
+    from ode_rl.user_code import load_known
 
-    result = train(TrainConfig(**options))
+    result = train(TrainConfig(**{**options, "known": load_known(options["known"])}))
     _summary(result.evaluation)
     print(f"run folder      {result.run.path}")
     print(f"learning curve  {result.learning_curve}")
@@ -194,15 +226,15 @@ def _evaluate(
     json_file: str | None,
     video: bool,
     dt: float | None,
-    device: str,
+    **how: Any,
 ) -> int:
-    from ode_rl.evaluate import EVALUATION_SEED, evaluate_agent, load_agent
+    from ode_rl.evaluate import EVALUATION_SEED, evaluate_agent
     from ode_rl.files import write_json
     from ode_rl.video import record_video
 
     if json_file is not None:
         _check_writable(Path(json_file))
-    loaded = load_agent(agent, device)
+    loaded = _loaded(agent, env_id, dt, **how)
     env_id = env_id or loaded.env_id
     if env_id is None:
         raise UsageError("the task of the agent", f"only {agent}", "Write --env ENV_ID.")
@@ -216,6 +248,48 @@ def _evaluate(
         folder = Path(agent) if Path(agent).is_dir() else Path()
         if written := record_video(loaded.agent, env_id, folder / "video.mp4", seed, dt):
             print(f"video           {written}")
+    return 0
+
+
+def _loaded(
+    agent: str,
+    env_id: str | None,
+    dt: float | None,
+    model: str | None,
+    planner: str | None,
+    preset: str,
+    known: str | None,
+    device: str,
+) -> Any:
+    from ode_rl.evaluate import load_agent, true_agent
+    from ode_rl.user_code import load_known
+
+    if model is None:
+        if agent in AGENTS and not Path(agent).exists():
+            remedy = f"Write `ode-rl evaluate {agent} --env ENV_ID --model true`, or the folder of a run."
+            raise UsageError("an agent that was trained, or that needs no training", repr(agent), remedy)
+        if planner is not None:
+            raise UsageError(
+                "--planner together with --model true", planner, "Leave it out: a run has its own."
+            )
+        return load_agent(agent, device, load_known(known))
+    if agent != "mpc":
+        raise UsageError("the agent mpc for --model true", repr(agent), "Write `ode-rl evaluate mpc`.")
+    if env_id is None:
+        raise UsageError("a task for --model true", "none", "Write --env Pendulum-v1.")
+    return true_agent(env_id, dt, preset, planner)
+
+
+def _report(run_dir: str, episodes: int, seed: int | None, video: bool, device: str) -> int:
+    from ode_rl.run import RunFolder
+
+    run = RunFolder.open(run_dir)
+    from ode_rl.report import REPORT_SEED, write_report
+
+    print(f"measuring the world model of {run.path} on {2 * episodes} fresh episodes")
+    folder = write_report(run, episodes, REPORT_SEED if seed is None else seed, device, video)
+    for path in sorted(folder.iterdir()):
+        print(path)
     return 0
 
 

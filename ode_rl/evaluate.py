@@ -6,19 +6,22 @@ import importlib
 import math
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
 
 from ode_rl.agents.registry import AGENTS
-from ode_rl.envs.task import current_folder_importable, make_task
+from ode_rl.envs.task import make_task
 from ode_rl.errors import UsageError
+from ode_rl.known import NOTHING_KNOWN, Known
 from ode_rl.run import RunFolder
 from ode_rl.timing import native_dt
 from ode_rl.types import Agent
+from ode_rl.user_code import import_object
 
 SCHEMA = 1
 # Far from the seeds of trainings, so that agents are not tested on starts that they have seen.
@@ -62,6 +65,13 @@ class LoadedAgent(NamedTuple):
     dt: float | None
 
 
+@runtime_checkable
+class Watcher(Protocol):
+    """An agent that has to see the environments themselves: observations do not tell it all."""
+
+    def watch(self, envs: Sequence[Any]) -> None: ...
+
+
 class _Record(NamedTuple):
     returns: list[float]
     lengths: list[int]
@@ -93,6 +103,8 @@ def evaluate_agent(
     envs = [make_task(env, dt) for _ in range(n)] if isinstance(env, str) else [env]
     try:
         _check_same_spaces(agent, envs[0])
+        if isinstance(agent, Watcher):
+            agent.watch(envs)
         record = _run_episodes(agent, envs, n_episodes, seed, deterministic, native_dt(envs[0], dt))
         ms = _decision_ms(agent, record.observations, deterministic)
         spec = envs[0].spec
@@ -187,49 +199,66 @@ def _check_same_spaces(agent: Agent, env: Env) -> None:
             )
 
 
-def load_agent(spec: str, device: str = "auto") -> LoadedAgent:
+def load_agent(spec: str, device: str = "auto", known: Known = NOTHING_KNOWN) -> LoadedAgent:
     """Load an agent from a run folder (its newest checkpoint), or from ``module:object``.
 
-    The object has a `predict`, or makes one that has when called without arguments.
+    The object has a `predict`, or makes one that has when called without arguments. `known` are the
+    functions that the run was trained with: no file holds code.
 
     Raises:
         UsageError: if there is nothing of the kind.
     """
     if Path(spec).exists():
-        return _from_run(RunFolder.open(spec), device)
+        return _from_run(RunFolder.open(spec), device, known)
     if ":" in spec:
         return LoadedAgent(_from_module(spec), spec, None, None)
     raise UsageError("a run folder or module:object", repr(spec), "Look for the run with `ls runs`.")
 
 
-def _from_run(run: RunFolder, device: str) -> LoadedAgent:
+def true_agent(
+    env_id: str,
+    dt: float | None = None,
+    preset: str | None = "auto",
+    planner: str | None = None,
+    seed: int = 0,
+    threads: int = 1,
+) -> LoadedAgent:
+    """The planner on the true dynamics of a task: nothing to train, the upper bound of learned models.
+
+    Raises:
+        UsageError: for an unknown task, preset or planner, or a task whose state cannot be copied.
+    """
+    from ode_rl.agents.true_mpc import TrueMPC
+    from ode_rl.envs import TrueDynamics
+
+    env = make_task(env_id, dt)
+    simulator = TrueDynamics(env, threads)
+    space: Any = env.action_space
+    settings = {} if planner is None else {"planner": {"method": planner}}
+    agent = TrueMPC(simulator, env_id, space.low, space.high, preset, seed, **settings)
+    return LoadedAgent(agent, "mpc", env_id, dt)
+
+
+def _from_run(run: RunFolder, device: str, known: Known) -> LoadedAgent:
     config = run.read_config()
     name, env_id, dt = config.get("agent"), config.get("env_id"), config.get("dt")
     if not (isinstance(name, str) and isinstance(env_id, str) and isinstance(dt, int | float)):
         raise UsageError("a run that says agent, env_id and dt", run.config, "Train again.")
     if name not in AGENTS:
-        known = ", ".join(sorted(AGENTS))
+        agents = ", ".join(sorted(AGENTS))
         raise UsageError(
-            f"a run of one of the agents {known}", repr(name), "Install the version that wrote it."
+            f"a run of one of the agents {agents}", repr(name), "Install the version that wrote it."
         )
     checkpoint = run.newest_checkpoint()
     module, _, cls = AGENTS[name].partition(":")
-    agent = getattr(importlib.import_module(module), cls).load(checkpoint, device=device)
+    agent = getattr(importlib.import_module(module), cls).load(checkpoint, device=device, known=known)
     return LoadedAgent(agent, name, env_id, float(dt))
 
 
 def _from_module(spec: str) -> Agent:
-    module, _, name = spec.partition(":")
-    with current_folder_importable():
-        try:
-            found: Any = importlib.import_module(module)
-            for part in name.split("."):
-                found = getattr(found, part)
-        except Exception as error:  # a user's module may fail in any way while it is imported
-            got = f"{spec!r} ({type(error).__name__}: {error})"
-            raise UsageError("a module:object that can be imported", got, "Check both names.") from error
-        if isinstance(found, type) or not hasattr(found, "predict"):
-            found = _called(found, spec)
+    found = import_object(spec)
+    if isinstance(found, type) or not hasattr(found, "predict"):
+        found = _called(found, spec)
     if not callable(getattr(found, "predict", None)):
         got = f"{spec!r}, a {type(found).__name__}"
         raise UsageError(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from ode_rl.buffer import IntArray, ReplayBuffer
 from ode_rl.errors import UsageError
-from ode_rl.losses import Losses, derivative_losses, segment_losses
+from ode_rl.losses import LIKELIHOODS, Losses, derivative_losses, segment_losses
 from ode_rl.types import Segment
 from ode_rl.world_model import WorldModel
 
@@ -28,6 +29,10 @@ class FitConfig:
     """Segments per member and gradient step."""
     segment_length: int = 2
     """Control intervals per segment."""
+    curriculum: float = 0.0
+    """Share of the updates over which segments grow from one interval to `segment_length`."""
+    likelihood: str = "gaussian"
+    """How errors of the dynamics count: gaussian, student-t or huber (the latter two forgive contacts)."""
     learning_rate: float = 3e-3
     """Peak rate of AdamW; it rises over the first twentieth and falls along a cosine to a tenth."""
     weight_decay: float = 1e-5
@@ -45,11 +50,22 @@ class FitConfig:
         for name in ("updates", "batch_size", "segment_length", "check_every", "patience"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} >= 1", getattr(self, name), f"Write fit={{'{name}': 5}}.")
+        if self.likelihood not in LIKELIHOODS:
+            known = ", ".join(LIKELIHOODS)
+            raise UsageError(f"a likelihood among {known}", repr(self.likelihood), "Write 'gaussian'.")
+        if not 0 <= self.curriculum <= 1:
+            remedy = "Write fit={'curriculum': 0.5}."
+            raise UsageError("a curriculum between 0 and 1", self.curriculum, remedy)
 
 
 @dataclass(frozen=True)
 class FitReport:
-    """What a fit did; losses are means over members, on held-out data where there is any."""
+    """What a fit did; losses are means over members, on held-out data where there is any.
+
+    `end` is the loss of the hazard (or of the only way to end), `boundary` that of the classifier where both
+    are fitted, `ends_by` the one that is used. `n_evals` counts evaluations of the vector field for one
+    batch each, `n_failed` intervals that the solver could not solve.
+    """
 
     updates: int
     stopped_early: bool
@@ -57,15 +73,29 @@ class FitReport:
     reward: float
     end: float | None
     skipped: int
+    boundary: float | None = None
+    ends_by: str = "hazard"
+    n_evals: int = 0
+    n_failed: int = 0
 
     def scalars(self) -> dict[str, float]:
         """The numbers for a logger."""
         found = {"updates": float(self.updates), "dynamics_loss": self.dynamics, "reward_loss": self.reward}
         if self.end is not None:
             found["end_loss"] = self.end
-        return found | {"skipped_updates": float(self.skipped)}
+        if self.boundary is not None:
+            found["boundary_loss"] = self.boundary
+            found["ends_by_boundary"] = float(self.ends_by == "boundary")
+        return found | {
+            "skipped_updates": float(self.skipped),
+            "function_evaluations": float(self.n_evals),
+            "solver_failures": float(self.n_failed),
+        }
 
 
+# A logarithm has to cover orders of magnitude in the updates in which a weight moves by its own size.
+NOISE_SPEED = 10.0
+Watch = Callable[[int, Losses], bool]
 BLOCK = 16
 
 
@@ -85,10 +115,11 @@ class SegmentSource:
         self.bootstrap = rng.choice(self.train, (n_members, len(self.train)))
         self.n_members = n_members
 
-    def draw(self) -> Segment:
-        """A batch ``[E, B, L]`` of training segments."""
+    def draw(self, length: int | None = None) -> Segment:
+        """A batch ``[E, B, L]`` of training segments, `length` intervals each (None: as configured)."""
         at = self.rng.integers(self.bootstrap.shape[1], size=(self.n_members, self.config.batch_size))
-        return self.buffer.segments(np.take_along_axis(self.bootstrap, at, 1), self.config.segment_length)
+        starts = np.take_along_axis(self.bootstrap, at, 1)
+        return self.buffer.segments(starts, length or self.config.segment_length)
 
     def check(self, most: int = 512) -> Segment | None:
         """The newest held-out segments, the same for all members; None where there are too few."""
@@ -106,17 +137,22 @@ def fit(
     config: FitConfig,
     rng: np.random.Generator,
     device: torch.device | str,
+    watch: Watch | None = None,
 ) -> FitReport:
     """Fit `model` in place to all of `buffer`; what it learned before is its start.
 
     Updates whose gradient is not finite are skipped and counted. The weights of the best check on
-    held-out data are kept.
+    held-out data are kept. `watch(updates, losses)` is called at each check of the fit of segments, which
+    stops when it returns True.
     """
     end_weight = _take_scales(model, buffer)
     source = SegmentSource(buffer, model.n_members, config, rng)
     if int(model.n_fits) == 0 and config.warm_start_updates:
         _descend(model, source, config, config.warm_start_updates, device, derivative=True)
-    report = _descend(model, source, config, config.updates, device, end_weight=end_weight)
+    report = _descend(model, source, config, config.updates, device, end_weight=end_weight, watch=watch)
+    if report.boundary is not None and report.end is not None:
+        model.choose_termination("boundary" if report.boundary < report.end else "hazard")
+        report = replace(report, ends_by=model.ends_by)
     model.n_fits += 1
     return report
 
@@ -176,27 +212,40 @@ def _descend(
     device: torch.device | str,
     derivative: bool = False,
     end_weight: float = 1.0,
+    watch: Watch | None = None,
 ) -> FitReport:
     parts = [
         _Part("dynamics", [*model.dynamics.parameters(), model.log_noise]),
         _Part("reward", list(model.reward.parameters())),
         _Part("end", list(model.end.parameters())),
     ]
-    everything = [p for part in parts for p in part.parameters]
+    if model.boundary is not None:
+        parts.append(_Part("boundary", list(model.boundary.parameters())))
+    weights = [p for part in parts for p in part.parameters if p is not model.log_noise]
     rate, decay = config.learning_rate, config.weight_decay
-    optimiser = torch.optim.AdamW(everything, rate, weight_decay=decay, foreach=True)
+    groups = [
+        {"params": weights, "weight_decay": decay, "speed": 1.0},
+        {"params": [model.log_noise], "weight_decay": 0.0, "speed": NOISE_SPEED},
+    ]
+    optimiser = torch.optim.AdamW(groups, rate, foreach=True)
 
     def losses_of(segment: Segment) -> Losses:
         segment = Segment(*(x.to(device) for x in segment))
-        return derivative_losses(model, segment) if derivative else segment_losses(model, segment, end_weight)
+        if derivative:
+            return derivative_losses(model, segment)
+        return segment_losses(model, segment, end_weight, config.likelihood)
 
     held_out = source.check()
-    skipped, done = 0, 0
+    skipped, done, n_evals = 0, 0, 0
+    n_failed = torch.zeros((), device=device)
     for done in range(1, updates + 1):
         for group in optimiser.param_groups:
-            group["lr"] = rate * _rate_factor(done / updates)
+            group["lr"] = rate * group["speed"] * _rate_factor(done / updates)
         optimiser.zero_grad(set_to_none=True)
-        losses_of(source.draw()).total().backward()
+        losses = losses_of(source.draw(1 if derivative else _length(config, done / updates)))
+        losses.total().backward()
+        n_evals += losses.n_evals
+        n_failed += 0 if losses.n_failed is None else losses.n_failed.detach()
         if all([part.clip(config.max_grad_norm) for part in parts]):
             optimiser.step()
         else:
@@ -206,15 +255,31 @@ def _descend(
                 found = losses_of(held_out)
             for part in parts:
                 part.check(found)
-            if min(part.since_best for part in parts) >= config.patience:
+            if min(part.since_best for part in parts) >= config.patience or (watch and watch(done, found)):
                 break
     for part in parts:
         part.restore()
     with torch.no_grad():
         final = losses_of(source.draw() if held_out is None else held_out)
-    end = None if final.end is None else float(final.end.mean())
-    stopped = done < updates
-    return FitReport(done, stopped, float(final.dynamics.mean()), float(final.reward.mean()), end, skipped)
+    return FitReport(
+        done,
+        done < updates,
+        float(final.dynamics.mean()),
+        float(final.reward.mean()),
+        None if final.end is None else float(final.end.mean()),
+        skipped,
+        None if final.boundary is None else float(final.boundary.mean()),
+        model.ends_by,
+        n_evals,
+        int(n_failed),
+    )
+
+
+def _length(config: FitConfig, progress: float) -> int:
+    """Intervals per segment, after this share of the updates."""
+    if progress >= config.curriculum:
+        return config.segment_length
+    return 1 + int(progress / config.curriculum * config.segment_length)
 
 
 def _rate_factor(progress: float) -> float:

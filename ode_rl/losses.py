@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ode_rl.types import Segment
 from ode_rl.world_model import WorldModel
@@ -19,26 +20,44 @@ SMALLEST_LOG_NOISE = -7.0
 REWARD_HUBER = 0.1
 
 
+LIKELIHOODS = ("gaussian", "student-t", "huber")
+# Degrees of freedom of the Student-t: heavy tails, as contacts have, and still a finite variance.
+DEGREES = 4.0
+
+
 class Losses(NamedTuple):
-    """Losses per member ``[E]``, means over what the mask shows; `end` is None for endless tasks."""
+    """Losses per member ``[E]``, means over what the mask shows; `end` is None for endless tasks.
+
+    `end` belongs to the hazard (or to the only way to end), `boundary` to the classifier of a model with
+    both. `n_evals` counts evaluations of the vector field, `n_failed` intervals that could not be solved.
+    """
 
     dynamics: Tensor
     reward: Tensor
     end: Tensor | None
+    boundary: Tensor | None = None
+    n_evals: int = 0
+    n_failed: Tensor | None = None
 
     def total(self) -> Tensor:
         """Sum of all parts and members; the parts share no weights."""
         loss = self.dynamics.sum() + self.reward.sum()
-        return loss if self.end is None else loss + self.end.sum()
+        for part in (self.end, self.boundary):
+            loss = loss if part is None else loss + part.sum()
+        return loss
 
 
-def segment_losses(model: WorldModel, segment: Segment, end_weight: float = 1.0) -> Losses:
+def segment_losses(
+    model: WorldModel, segment: Segment, end_weight: float = 1.0, likelihood: str = "gaussian"
+) -> Losses:
     """Losses of model roll-outs from the first observation of segments ``[E, B, L]``.
 
-    The error after t seconds is Gaussian with variance ``noise^2 t / native dt`` in units of the typical
-    change: it grows as a diffusion does, which also weighs late intervals less. Rewards count by Huber.
-    Terminal intervals tell nothing of the reward rate (tasks pay 0 in them); ends are scored by
-    ``-log(1 - S)``, other intervals by ``-log S``, with ends weighted by `end_weight`.
+    The error after t seconds has the variance ``noise^2 t / native dt`` in units of the typical change: it
+    grows as a diffusion does, which also weighs late intervals less. `likelihood` is one of `LIKELIHOODS`:
+    Gaussian, Student-t, or Huber with the noise fitted beside it. Rewards count by Huber. Terminal
+    intervals tell nothing of the reward rate (tasks pay 0 in them); ends are scored by ``-log(1 - S)``,
+    other intervals by ``-log S``, with ends weighted by `end_weight`. Intervals that the solver could not
+    solve are left out.
     """
     z = segment.obs[..., 0, :]
     unit = model.dynamics.out_spread * model.native_dt
@@ -46,29 +65,54 @@ def segment_losses(model: WorldModel, segment: Segment, end_weight: float = 1.0)
     unit = torch.where(unit > 0, unit, torch.ones_like(unit))
     reward_unit = model.reward.out_spread * model.native_dt
     log_noise = model.log_noise.clamp_min(SMALLEST_LOG_NOISE)
-    elapsed = torch.zeros_like(segment.dt[..., 0])
-    dynamics, reward, end = z.new_zeros(()), z.new_zeros(()), z.new_zeros(())
-    n_reward = z.new_zeros(())
-    for k in range(segment.dt.shape[-1]):
-        mask, dt = segment.mask[..., k], segment.dt[..., k]
-        outcome = model.step(z, segment.action[..., k, :], dt, detach_heads=True)
-        z = outcome.z
-        elapsed = elapsed + dt
-        age = (elapsed / model.native_dt).log().unsqueeze(-1) * 0.5
-        error = (z - segment.obs[..., k + 1, :]) / unit
-        nll = gaussian_nll(error, log_noise + age) * moving
-        dynamics = dynamics + (nll.sum(-1) / moving.sum().clamp_min(1) * mask).sum(-1)
+    age = (segment.dt.cumsum(-1) / model.native_dt).log().unsqueeze(-1) * 0.5
+    dynamics, reward, end, boundary = (z.new_zeros(()) for _ in range(4))
+    n, n_paid = z.new_zeros(()), z.new_zeros(())
+    n_evals, n_failed = 0, z.new_zeros(())
+    ends = model.ends and model.known.termination is None
+    for k, outcome in enumerate(model.roll(z, segment.action, segment.dt, fitting=True)):
+        n_evals += outcome.n_evals
+        n_failed = n_failed + ((~outcome.ok) * segment.mask[..., k]).sum()
+        mask = segment.mask[..., k] * outcome.ok
+        error = (outcome.z - segment.obs[..., k + 1, :]) / unit
+        nll = _nll(error, log_noise + age[..., k, :], likelihood) * moving
+        dynamics = dynamics + _sum(nll.sum(-1) / moving.sum().clamp_min(1), mask)
         ended = segment.terminated[..., k].to(z.dtype)
         paid = mask * (1 - ended)
         reward_error = (outcome.reward - segment.reward[..., k]) / reward_unit
-        reward = reward + (huber(reward_error, REWARD_HUBER) * paid).sum(-1)
-        n_reward = n_reward + paid.sum(-1)
-        if outcome.log_survival is not None:
-            ls = outcome.log_survival
-            score = torch.where(ended > 0, -log1mexp(ls) * end_weight, -ls)
-            end = end + (score * mask).sum(-1)
-    n = segment.mask.sum((-1, -2)).clamp_min(1)
-    return Losses(dynamics / n, reward / n_reward.clamp_min(1), end / n if model.ends else None)
+        reward = reward + _sum(huber(reward_error, REWARD_HUBER), paid)
+        n, n_paid = n + mask.sum(-1), n_paid + paid.sum(-1)
+        if ends and outcome.log_survival is not None:
+            end = end + _sum(_end_score(outcome.log_survival, ended, end_weight), mask)
+        if ends and model.boundary is not None:
+            log_survival = F.logsigmoid(-model.end_logit(outcome.z.detach()))
+            boundary = boundary + _sum(_end_score(log_survival, ended, end_weight), mask)
+    n = n.clamp_min(1)
+    return Losses(
+        dynamics / n,
+        reward / n_paid.clamp_min(1),
+        end / n if ends else None,
+        boundary / n if ends and model.boundary is not None else None,
+        n_evals,
+        n_failed,
+    )
+
+
+def _sum(loss: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(mask > 0, loss * mask, 0.0).sum(-1)
+
+
+def _end_score(log_survival: Tensor, ended: Tensor, end_weight: float) -> Tensor:
+    return torch.where(ended > 0, -log1mexp(log_survival) * end_weight, -log_survival)
+
+
+def _nll(error: Tensor, log_std: Tensor, likelihood: str) -> Tensor:
+    if likelihood == "gaussian":
+        return gaussian_nll(error, log_std)
+    if likelihood == "student-t":
+        return student_t_nll(error, log_std)
+    # The noise learns from the errors, the dynamics from their Huber loss alone.
+    return huber(error) + gaussian_nll(error.detach(), log_std)
 
 
 def derivative_losses(model: WorldModel, segment: Segment) -> Losses:
@@ -102,9 +146,20 @@ def gaussian_nll(error: Tensor, log_std: Tensor) -> Tensor:
     return nll * weight
 
 
+def student_t_nll(error: Tensor, log_scale: Tensor, degrees: float = DEGREES) -> Tensor:
+    """Negative log likelihood of `error` under a Student-t of scale ``exp(log_scale)``, without constants.
+
+    ``log_scale + (nu + 1) / 2 * log(1 + e^2 / (nu scale^2))``, weighted over dimensions as `gaussian_nll`.
+    """
+    variance = (2 * log_scale).exp()
+    nll = log_scale + 0.5 * (degrees + 1) * torch.log1p(error.square() / (degrees * variance))
+    weight: Tensor = variance.detach() ** BETA
+    return nll * weight
+
+
 def huber(error: Tensor, width: float = 1.0) -> Tensor:
     """``0.5 e^2`` within `width`, linear beyond: contacts do not dominate."""
-    return torch.nn.functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=width)
+    return F.huber_loss(error, torch.zeros_like(error), reduction="none", delta=width)
 
 
 def log1mexp(log_p: Tensor) -> Tensor:

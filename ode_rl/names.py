@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 # Baselines that step over an interval instead of integrating it.
-DISCRETE_MODELS = ("residual-mlp", "dt-mlp")
-MODELS = ("ode", "second-order", "lagrangian", "port-hamiltonian", *DISCRETE_MODELS)
-TERMINATIONS = ("hazard", "boundary")
+DISCRETE_MODELS = ("residual-mlp", "dt-mlp", "gru-dt")
+MODELS = ("ode", "second-order", "lagrangian", "port-hamiltonian", "nominal-residual", *DISCRETE_MODELS)
+TERMINATIONS = ("hazard", "boundary", "auto")
+PLANNERS = ("icem", "cem", "mppi", "shooting", "gradient")
+PRECISIONS = ("auto", "float32", "bfloat16")

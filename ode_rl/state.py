@@ -272,6 +272,10 @@ STATE_SPECS: dict[str, StateSpec] = {
     "Walker2d-v5": StateSpec(
         position=(0,), angle=tuple(range(1, 8)), velocity=tuple(range(9, 17)), free_velocity=(8,)
     ),
+    "ode_rl/Pendulum-v0": StateSpec(angle_pair=((0, 1),), velocity=(2,)),
+    "ode_rl/CartPoleSwingUp-v0": StateSpec(position=(0,), angle_pair=((1, 2),), velocity=(3, 4)),
+    "ode_rl/Acrobot-v0": StateSpec(angle_pair=((0, 1), (2, 3)), velocity=(4, 5)),
+    "ode_rl/DoublePendulum-v0": StateSpec(angle_pair=((0, 1), (2, 3)), velocity=(4, 5)),
 }
 
 

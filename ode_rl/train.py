@@ -20,6 +20,7 @@ from ode_rl.envs.task import make_task
 from ode_rl.errors import UsageError
 from ode_rl.evaluate import Evaluation, evaluate_agent
 from ode_rl.files import write_json
+from ode_rl.known import NOTHING_KNOWN, Known
 from ode_rl.run import RunFolder
 from ode_rl.settings import nearest
 
@@ -46,6 +47,12 @@ class TrainConfig:
     """Structure of the world model's vector field."""
     termination: str | None = None
     """How the world model ends episodes."""
+    planner: str | None = None
+    """How plans are searched."""
+    precision: str | None = None
+    """Precision of planning."""
+    known: Known = NOTHING_KNOWN
+    """What is known of the task and need not be learned."""
     steps: int | None = None
     """Environment steps."""
     seed: int = 0
@@ -130,7 +137,7 @@ def _steps(config: TrainConfig, preset: dict[str, Any]) -> int:
 
 def _asked(config: TrainConfig) -> dict[str, Any]:
     """What was asked for, without what the agent resolves: its preset, its device and the step time."""
-    resolved = ("preset", "device", "dt", "model", "termination", "run_dir")
+    resolved = ("preset", "device", "dt", "model", "termination", "planner", "precision", "known", "run_dir")
     return {name: value for name, value in asdict(config).items() if name not in resolved}
 
 
@@ -148,13 +155,18 @@ def _build(config: TrainConfig, env: Env, run: RunFolder) -> MPC:
     model = {"structure": config.model}
     if config.termination is not None:
         model["termination"] = config.termination
+    chosen: dict[str, Any] = {} if config.precision is None else {"precision": config.precision}
+    if config.planner is not None:
+        chosen["planner"] = {"method": config.planner}
     agent: MPC = agent_class(
         env,
         preset=config.preset,
         seed=config.seed,
         device=config.device,
         dt=config.dt,
+        known=config.known,
         model=model,
+        **chosen,
     )
     agent.set_logger(configure(str(run.tensorboard), ["tensorboard"]))
     return agent

@@ -161,3 +161,29 @@ class Agent(Protocol):
         episode_start: Any = None,
         deterministic: bool = True,
     ) -> tuple[npt.NDArray[Any], Any]: ...
+
+
+class TrueCourse(Protocol):
+    """What the true task makes of plans: ``reward, terminated [B, N, H]``, ``next_obs [B, N, H, O]``."""
+
+    @property
+    def reward(self) -> npt.NDArray[np.float64]: ...
+
+    @property
+    def terminated(self) -> npt.NDArray[np.bool_]: ...
+
+    @property
+    def next_obs(self) -> FloatArray: ...
+
+
+class Simulator(Protocol):
+    """The true dynamics of a task, for planners: what `ode_rl.envs.TrueDynamics` is."""
+
+    @property
+    def native_dt(self) -> float: ...
+
+    def snapshot(self, env: Any) -> npt.NDArray[np.float64]: ...
+
+    def rollout(
+        self, states: npt.ArrayLike, plans: npt.ArrayLike, dt: npt.ArrayLike | None = None
+    ) -> TrueCourse: ...

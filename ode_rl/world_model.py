@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ode_rl.errors import UsageError
-from ode_rl.fields import MLPField, ObservedField, observed_field
+from ode_rl.fields import GRUField, MLPField, ObservedField, observed_field
 from ode_rl.integrate import check_method, hold, integrate_held
+from ode_rl.known import NOTHING_KNOWN, Known
 from ode_rl.names import DISCRETE_MODELS, MODELS, TERMINATIONS
 from ode_rl.normalize import Scale
 from ode_rl.state import StateSpec
@@ -33,11 +34,13 @@ class WorldModelConfig:
     """Widths of the hidden layers of the reward rate and the termination."""
     solver: Solver = field(default_factory=Solver)
     """How an interval is integrated."""
-    termination: str = "hazard"
-    """How episodes end: hazard (a rate along the interval) or boundary (a test of its end state)."""
+    termination: str = "auto"
+    """How episodes end: hazard (a rate along the interval), boundary (a test of its end state), or auto
+    (both are fitted, and the one that makes held-out data likelier is used)."""
     structure: str = "ode"
-    """The vector field: ode (plain), second-order, lagrangian, port-hamiltonian; or a rival without one:
-    residual-mlp (the change of a native interval, blind to dt) or dt-mlp (dt is an input)."""
+    """The vector field: ode (plain), second-order, lagrangian, port-hamiltonian, nominal-residual; or a
+    rival without one: residual-mlp (the change of a native interval, blind to dt), dt-mlp (dt is an input)
+    or gru-dt (so it is, and a gated unit remembers the plan so far)."""
 
     def __post_init__(self) -> None:
         check_method(self.solver.method)
@@ -56,7 +59,19 @@ class WorldModelConfig:
 class Outcome(NamedTuple):
     """What one interval brings: ``z [E, N, Z]`` at its end, ``reward [E, N]`` of the whole interval,
     ``log_survival [E, N]`` (log of the chance that the task did not end in it; None where tasks never
-    end) and ``ok [E, N]`` (all numbers finite)."""
+    end), ``ok [E, N]`` (all numbers finite, an adaptive method met its tolerance) and how often the
+    vector field was evaluated for it."""
+
+    z: Tensor
+    reward: Tensor
+    log_survival: Tensor | None
+    ok: Tensor
+    n_evals: int = 0
+
+
+class Rollout(NamedTuple):
+    """A plan's course: ``z [E, M, Z]`` at its end, ``reward [H, E, M]`` of the intervals, ``log_survival
+    [H, E, M]`` of each interval alone (None where tasks never end), ``ok [E, M]`` (all numbers finite)."""
 
     z: Tensor
     reward: Tensor
@@ -72,6 +87,7 @@ class WorldModel(nn.Module):
     units; networks see normalised inputs. Models with structure need to know which observations are
     positions, velocities and angles: `spec`. With ``termination="boundary"`` an interval ends the task with
     the probability that a classifier gives to its end state, as tasks do that test a threshold there.
+    What is `known` is not learned; its functions take actions in [-1, 1] here.
     """
 
     def __init__(
@@ -82,24 +98,32 @@ class WorldModel(nn.Module):
         config: WorldModelConfig,
         generator: torch.Generator,
         spec: StateSpec | None = None,
+        known: Known = NOTHING_KNOWN,
     ) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.known = config, known
         self.native_dt = native_dt
         e, heads = config.n_members, config.head_hidden
         n_inputs = n_action + self._dt_is_input
         n_end_inputs = 0 if config.termination == "boundary" else n_inputs
-        self.dynamics = _dynamics(n_obs, n_inputs, config, generator, spec)
+        self.dynamics = _dynamics(n_obs, n_inputs, config, generator, spec, known)
         self.reward = MLPField(e, n_obs, n_inputs, 1, heads, generator)
         self.end = MLPField(e, n_obs, n_end_inputs, 1, heads, generator)
+        self.boundary: MLPField | None = None
+        if config.termination == "auto":
+            own = torch.Generator().manual_seed(generator.initial_seed() + 1)
+            self.boundary = MLPField(e, n_obs, 0, 1, heads, own)
+            self.register_buffer("boundary_is_likelier", torch.zeros((), dtype=torch.bool))
         # Log of the noise of one native interval, in units of the typical change within it.
         self.log_noise = nn.Parameter(torch.zeros(e, 1, n_obs))
         self.register_buffer("n_fits", torch.zeros((), dtype=torch.int64))
         self.register_buffer("may_end", torch.zeros((), dtype=torch.bool))
-        self.ends = False
+        self.ends = known.termination is not None
+        self.ends_by = "boundary" if config.termination == "boundary" else "hazard"
 
     n_fits: Tensor
     may_end: Tensor
+    boundary_is_likelier: Tensor
 
     @property
     def n_members(self) -> int:
@@ -112,10 +136,10 @@ class WorldModel(nn.Module):
 
     @property
     def _dt_is_input(self) -> bool:
-        return self.config.structure == "dt-mlp"
+        return self.config.structure in ("dt-mlp", "gru-dt")
 
     def inputs(self, a: Tensor, dt: Tensor) -> Tensor:
-        """What the networks see beside z: the action ``a [*, A]``, and ``log(dt / native dt)`` for dt-mlp."""
+        """What the networks see beside z: the action ``a [*, A]``, and ``log(dt / native dt)`` for rivals."""
         if not self._dt_is_input:
             return a
         return torch.cat([a, (dt / self.native_dt).log().expand(a.shape[:-1]).unsqueeze(-1)], -1)
@@ -128,47 +152,71 @@ class WorldModel(nn.Module):
         z = Scale.of(obs)
         spread = rate.std(0, correction=0)
         change = Scale(torch.zeros_like(spread), torch.where(spread > 1e-6 * z.spread, spread, 0.0))
-        known = bool(self.n_fits > 0)
-        self.dynamics.rescale(z, change, known)
-        self.reward.rescale(z, Scale.of(reward_rate[:, None]), known)
-        self.end.rescale(z, Scale.unit(1), known)
+        fitted = bool(self.n_fits > 0)
+        self.dynamics.rescale(z, change, fitted)
+        self.reward.rescale(z, Scale.of(reward_rate[:, None]), fitted)
+        self.end.rescale(z, Scale.unit(1), fitted)
+        if self.boundary is not None:
+            self.boundary.rescale(z, Scale.unit(1), fitted)
         self.may_end.fill_(ends)
-        self.ends = ends
+        self.ends = ends or self.known.termination is not None
 
-    def heads(self, a: Tensor) -> Held:
+    def choose_termination(self, by: str) -> None:
+        """Let episodes end by ``"hazard"`` or ``"boundary"`` from now on (a model with both heads)."""
+        self.boundary_is_likelier.fill_(by == "boundary")
+        self.ends_by = by
+
+    def heads(self, a: Tensor, fitting: bool = False) -> Held:
         """Reward rate, and hazard where it applies, under a held action: ``z -> [E, N, 1 or 2]``."""
         reward = self.reward.hold(a)
-        return self._with_hazard(reward, self.end.hold(a)) if self._has_hazard else reward
+        return self._with_hazard(reward, self.end.hold(a)) if self._has_hazard(fitting) else reward
 
-    def step(self, z: Tensor, a: Tensor, dt: Tensor, detach_heads: bool = False) -> Outcome:
-        """One interval: ``z [E, N, Z]``, ``a [E, N, A]`` in [-1, 1], ``dt`` seconds, broadcast to ``[E, N]``.
+    def step(self, z: Tensor, a: Tensor, dt: Tensor) -> Outcome:
+        """One interval: ``z [E, N, Z]``, ``a [E, N, A]`` in [-1, 1], ``dt`` seconds (broadcast to [E, N])."""
+        inputs = self.inputs(a, dt)
+        return self._outcome(hold(self.dynamics, inputs), self.heads(inputs), z, a, dt, fitting=False)
 
-        With `detach_heads` the losses of reward and termination do not reach the dynamics.
-        """
-        a = self.inputs(a, dt)
-        heads = self.heads(a)
-        if detach_heads:
-            heads = Held(lambda z, flow=heads.flow: flow(z.detach()), heads.tensors)  # type: ignore[misc]
-        return self._outcome(hold(self.dynamics, a), heads, z, dt, detach_heads)
-
-    def roll(self, z: Tensor, plan: Tensor, dt: Tensor) -> Iterator[Outcome]:
+    def roll(self, z: Tensor, plan: Tensor, dt: Tensor, fitting: bool = False) -> Iterator[Outcome]:
         """The outcomes of a plan, interval by interval.
 
-        Shapes: ``z [E, N, Z]``, ``plan [E, N, H, A]``, ``dt [H]`` or ``[E, N, H]`` in seconds.
+        Shapes: ``z [E, N, Z]``, ``plan [E, N, H, A]``, ``dt [H]`` or ``[E, N, H]`` in seconds. With `fitting`
+        the losses of reward and termination do not reach the dynamics, and a model with both ways to end
+        survives by its hazard.
         """
-        plan = self.inputs(plan, dt)
-        flows = self.dynamics.hold_plan(plan)
-        heads = self.reward.hold_plan(plan)
-        if self._has_hazard:
-            heads = [self._with_hazard(r, h) for r, h in zip(heads, self.end.hold_plan(plan), strict=True)]
+        inputs = self.inputs(plan, dt)
+        flows = self.dynamics.hold_plan(inputs)
+        heads = self.reward.hold_plan(inputs)
+        if self._has_hazard(fitting):
+            heads = [self._with_hazard(r, h) for r, h in zip(heads, self.end.hold_plan(inputs), strict=True)]
         for k, (flow, head) in enumerate(zip(flows, heads, strict=True)):
-            outcome = self._outcome(flow, head, z, dt[..., k])
+            outcome = self._outcome(flow, head, z, plan[..., k, :], dt[..., k], fitting)
             z = outcome.z
             yield outcome
 
+    def rollout(self, z: Tensor, plan: Tensor, dt: Tensor, stop: Callable[[], None] | None = None) -> Rollout:
+        """The whole course of plans: ``z [E, M, Z]``, ``plan [E, M, H, A]``, ``dt [H]`` seconds.
+
+        `stop` is called after every interval and may raise.
+        """
+        rewards, survivals, ok = [], [], torch.ones(z.shape[:-1], dtype=torch.bool, device=z.device)
+        for outcome in self.roll(z, plan, dt):
+            z, ok = outcome.z, ok & outcome.ok
+            rewards.append(outcome.reward)
+            survivals.append(outcome.log_survival)
+            if stop is not None:
+                stop()
+        ends = [s for s in survivals if s is not None]
+        return Rollout(z, torch.stack(rewards), torch.stack(ends) if ends else None, ok)
+
     @property
-    def _has_hazard(self) -> bool:
-        return self.ends and self.config.termination == "hazard"
+    def reward_unit(self) -> Tensor:
+        """A typical reward rate, per second."""
+        return self.reward.out_mean.abs() + self.reward.out_spread
+
+    def _has_hazard(self, fitting: bool) -> bool:
+        if not self.ends or self.known.termination is not None:
+            return False
+        return self.ends_by == "hazard" or (fitting and self.boundary is not None)
 
     def _with_hazard(self, reward: Held, hazard: Held) -> Held:
         per_native = 1.0 / self.native_dt
@@ -178,39 +226,67 @@ class WorldModel(nn.Module):
 
         return Held(flow, (*reward.tensors, *hazard.tensors))
 
-    def _outcome(self, flow: Held, heads: Held, z: Tensor, dt: Tensor, detach: bool = False) -> Outcome:
+    def _outcome(self, flow: Held, heads: Held, z: Tensor, a: Tensor, dt: Tensor, fitting: bool) -> Outcome:
         solver = self.config.solver
+        if fitting:
+            heads = Held(lambda z, flow=heads.flow: flow(z.detach()), heads.tensors)  # type: ignore[misc]
+        seconds = dt
         if self.is_discrete:
             # One Euler step is "now + dt * net"; the blind rival takes every interval for a native one.
             solver = ONE_STEP
-            dt = dt if self._dt_is_input else torch.full_like(dt, self.native_dt)
-        end = integrate_held(flow, z, dt, solver, heads)
+            seconds = dt if self._dt_is_input else torch.full_like(dt, self.native_dt)
+        end = integrate_held(flow, z, seconds, solver, heads)
         if end.integrals is None:
             raise RuntimeError("the heads were not integrated")
+        reward = end.integrals[..., 0]
+        if self.known.reward is not None:
+            reward = self.known.reward(z, a, end.z, dt.expand(z.shape[:-1]))
         log_survival: Tensor | None = None
-        if self._has_hazard:
+        if self.known.termination is not None:
+            log_survival = torch.where(self.known.termination(end.z), -torch.inf, torch.zeros_like(reward))
+        elif self._has_hazard(fitting):
             log_survival = -end.integrals[..., 1]
         elif self.ends:
-            log_survival = F.logsigmoid(-self.end_logit(end.z.detach() if detach else end.z))
-        return Outcome(end.z, end.integrals[..., 0], log_survival, end.ok)
+            log_survival = F.logsigmoid(-self.end_logit(end.z.detach() if fitting else end.z))
+        return Outcome(end.z, reward, log_survival, end.ok, end.n_evals)
 
     def end_logit(self, z: Tensor) -> Tensor:
         """Log-odds ``[E, N]`` that an interval with end state ``z [E, N, Z]`` ends the task."""
-        logit: Tensor = self.end(z, z[..., :0])[..., 0]
+        classifier = self.end if self.boundary is None else self.boundary
+        logit: Tensor = classifier(z, z[..., :0])[..., 0]
         return logit
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self.ends = bool(self.may_end)
+        self.ends = bool(self.may_end) or self.known.termination is not None
+        if self.boundary is not None:
+            self.ends_by = "boundary" if bool(self.boundary_is_likelier) else "hazard"
 
 
 def _dynamics(
-    n_obs: int, n_action: int, config: WorldModelConfig, generator: torch.Generator, spec: StateSpec | None
-) -> MLPField | ObservedField:
+    n_obs: int,
+    n_action: int,
+    config: WorldModelConfig,
+    generator: torch.Generator,
+    spec: StateSpec | None,
+    known: Known,
+) -> MLPField | GRUField | ObservedField:
+    plain = (config.n_members, n_obs, n_action, n_obs, config.hidden, generator)
+    if config.structure == "gru-dt":
+        return GRUField(*plain)
     if config.structure in ("ode", *DISCRETE_MODELS):
-        return MLPField(config.n_members, n_obs, n_action, n_obs, config.hidden, generator)
+        return MLPField(*plain)
     if spec is None:
         raise UsageError(
             f"a state specification for the model {config.structure}", "none", "Give spec=StateSpec(...)."
         )
-    return observed_field(config.structure, spec, config.n_members, n_action, config.hidden, generator)
+    if config.structure == "nominal-residual" and known.nominal is None:
+        raise UsageError(
+            "a nominal vector field for the model nominal-residual",
+            "none",
+            "Give known=Known(nominal=f), on the command line --known my_task:known.",
+        )
+    nominal = known.nominal if config.structure == "nominal-residual" else None
+    return observed_field(
+        config.structure, spec, config.n_members, n_action, config.hidden, generator, nominal
+    )

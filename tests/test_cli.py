@@ -58,7 +58,7 @@ BAD = {
     "endless dt": (["train", "--dt", "inf"], "Write --dt 0.05."),
     "unknown agent": (["train", "--agent", "mcp"], "Write --agent mpc."),
     "unknown model": (["train", "--model", "od"], "Write --model ode."),
-    "unknown planner": (["train", "--planner", "cem"], "Write --planner icem."),
+    "unknown planner": (["train", "--planner", "icme"], "Write --planner icem."),
     "unknown termination": (["train", "--termination", "hazzard"], "Write --termination hazard."),
     "unknown device": (["train", "--device", "gpu"], "--device"),
     "no evaluation episodes": (["train", "--eval-episodes", "0"], "Write --eval-episodes 10."),

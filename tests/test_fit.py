@@ -16,6 +16,7 @@ from ode_rl.buffer import ReplayBuffer
 from ode_rl.errors import UsageError
 from ode_rl.fit import BLOCK, FitConfig, FitReport, SegmentSource, fit
 from ode_rl.losses import Losses, segment_losses
+from ode_rl.settings import build
 from ode_rl.types import Segment, Transition
 from ode_rl.world_model import WorldModel, WorldModelConfig
 
@@ -380,4 +381,4 @@ def test_the_same_seed_gives_the_same_weights() -> None:
 @pytest.mark.parametrize("name", ["updates", "batch_size", "segment_length", "check_every", "patience"])
 def test_a_fit_that_cannot_be_is_refused_by_name(name: str) -> None:
     with pytest.raises(UsageError, match=name):
-        FitConfig(**{name: 0})
+        build(FitConfig, {name: 0})

@@ -15,11 +15,10 @@ from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
-from torch import Tensor
 
 from ode_rl.agents import MPC
-from ode_rl.agents.icem import Warm
 from ode_rl.agents.mpc import PlanState
+from ode_rl.agents.planners import Found, Warm
 from ode_rl.checkpoint import write_checkpoint
 from ode_rl.errors import UsageError
 from tests.own_tasks import Balance, SpringCart
@@ -173,7 +172,7 @@ def test_the_state_carries_the_plans_on(cart: MPC) -> None:
     second, after = cart.predict(obs, state)
     assert isinstance(state, PlanState)
     assert (state.calls, after.calls) == (1, 2)
-    assert state.warm.mean.shape == (3, cart.plan_length, 1)
+    assert state.warm.mean.shape == (3, cart.grid.knots.n, 1)
     assert not np.array_equal(first, second)  # the same noise from another start is another search
 
 
@@ -194,17 +193,18 @@ class StubPlanner:
     def __init__(self) -> None:
         self.given: list[Warm] = []
 
-    def __call__(self, score: Any, warm: Warm, *_: Any) -> tuple[Tensor, Warm]:
+    def __call__(self, score: Any, warm: Warm, *_: Any, **__: Any) -> Found:
         self.given.append(warm)
         plan = 0.1 * torch.arange(warm.mean.shape[1]).reshape(1, -1, 1).expand_as(warm.mean)
-        return plan, Warm(plan, -plan.unsqueeze(1).expand_as(warm.elites))
+        after = Warm(plan, -plan.unsqueeze(1).expand_as(warm.elites))
+        return Found(plan, after, torch.ones(len(plan), dtype=torch.bool), n_scored=7, n_iterations=1)
 
 
 def test_the_first_action_of_the_plan_is_taken_and_the_rest_of_it_is_where_the_next_search_begins(
     cart: MPC, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planner = StubPlanner()
-    monkeypatch.setattr("ode_rl.agents.mpc.icem", planner)
+    monkeypatch.setattr("ode_rl.agents.mpc.search", planner)
     obs = observations(3)
     action, state = cart.predict(obs)
     assert action.tolist() == [[0.0]] * 3
@@ -225,9 +225,9 @@ def test_while_learning_every_episode_begins_with_a_fresh_plan() -> None:
     class Watched(MPC):
         starts: list[bool]
 
-        def predict(self, *args: Any, **more: Any) -> Any:
-            self.starts.append(bool(args[2][0]))
-            return super().predict(*args, **more)
+        def _act(self, rows: Any, state: Any, episode_start: Any, *args: Any) -> Any:
+            self.starts.append(bool(episode_start[0]))
+            return super()._act(rows, state, episode_start, *args)
 
     agent = Watched(Reach(), seed=0, **TINY)
     agent.starts = []
@@ -319,10 +319,12 @@ def test_a_step_time_that_nobody_tells_is_asked_for_and_taken_from_the_argument(
     env = Timeless()
     with pytest.raises(UsageError, match="--dt SECONDS"):
         mpc(env)
-    agent = mpc(env, dt=0.25).learn(5)
+    agent = mpc(env, dt=0.25, horizon=0.5).learn(5)
     assert agent.dt == 0.25
     assert set(agent.buffer.arrays().dt) == {0.25}
-    assert agent.plan_length == 1
+    assert agent.grid.knots.n == 2
+    with pytest.raises(UsageError, match="at least one control interval"):
+        mpc(env, dt=0.25, horizon=0.2)
 
 
 def test_seeds_repeat_and_differ() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ode_rl.agents.mpc import MPCConfig
+from ode_rl.agents.mpc_config import MPCConfig
 from ode_rl.errors import UsageError
 from ode_rl.settings import build, merged, nearest, plain
 

@@ -23,6 +23,10 @@ SMOOTH = {
     "Reacher-v5": 0.02,
     "Swimmer-v5": 0.05,
     "Pusher-v5": 0.1,
+    "ode_rl/Pendulum-v0": 0.01,
+    "ode_rl/CartPoleSwingUp-v0": 0.01,
+    "ode_rl/Acrobot-v0": 0.01,
+    "ode_rl/DoublePendulum-v0": 0.01,
 }
 SIMPLE = StateSpec(position=(3,), angle=(0,), angle_pair=((2, 5),), velocity=(1, 4, 7), rest=(6,))
 

@@ -242,8 +242,7 @@ def test_losses_of_the_heads_can_be_kept_from_the_dynamics() -> None:
         model = learned(termination)
         z, a = draw(E, N, Z, seed=1), draw(E, N, A, seed=2)
         for detach in (True, False):
-            outcome = model.step(z, a, seconds(0.1), detach_heads=detach)
-            later = model.step(outcome.z, a, seconds(0.1), detach_heads=detach)
+            *_, later = model.roll(z, torch.stack([a, a], 2), seconds(0.1, 0.1), fitting=detach)
             gradients = torch.autograd.grad(
                 later.reward.sum() + log_survival(later).sum(),
                 list(model.dynamics.parameters()),

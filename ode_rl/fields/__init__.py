@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ode_rl.fields.gru import GRUField
 from ode_rl.fields.lagrangian import LagrangianField
 from ode_rl.fields.mlp import MLPField
 from ode_rl.fields.nominal import NominalResidualField
@@ -10,6 +11,7 @@ from ode_rl.fields.port_hamiltonian import PortHamiltonianField
 from ode_rl.fields.second_order import SecondOrderField
 
 __all__ = [
+    "GRUField",
     "LagrangianField",
     "MLPField",
     "NominalResidualField",

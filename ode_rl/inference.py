@@ -1,0 +1,244 @@
+"""The fast path of planning: the same roll-outs as `WorldModel.rollout`, with everything else left out.
+
+What is done once per plan instead of once per stage: the action's half of all first layers, the scales of
+state and rates (folded into the weights, so that the loop runs on normalised states), and the heads, whose
+rates do not act on the state: they see all stages of all intervals in one product at the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ode_rl.errors import UsageError
+from ode_rl.fields import MLPField
+from ode_rl.fixed_step import FIXED_STEP, Tableau
+from ode_rl.integrate import n_substeps
+from ode_rl.names import PRECISIONS
+from ode_rl.world_model import ONE_STEP, Rollout, WorldModel
+
+
+def resolve_precision(name: str, device: torch.device | str) -> str:
+    """``"bfloat16"`` or ``"float32"`` for ``"auto"``: by what the processor can do, never by a timing.
+
+    Processors with matrix units for bfloat16 (AMX, or a GPU from compute capability 8.0) get bfloat16.
+
+    Raises:
+        UsageError: for an unknown name.
+    """
+    if name not in PRECISIONS:
+        raise UsageError(f"a precision among {', '.join(PRECISIONS)}", repr(name), "Write --precision auto.")
+    if name != "auto":
+        return name
+    device = torch.device(device)
+    if device.type == "cuda":
+        able = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        able = bool(torch.backends.mkldnn.is_available() and torch.cpu._is_amx_tile_supported())
+    return "bfloat16" if able else "float32"
+
+
+class _Net(NamedTuple):
+    """One of the model's networks for normalised states; what comes out still wants `scale` and `offset`.
+
+    These two stay float32: a rate that hardly differs from its mean would drown in the rounding of bfloat16.
+    """
+
+    w_z: Tensor
+    w_a: Tensor
+    first_bias: Tensor
+    weights: tuple[Tensor, ...]
+    biases: tuple[Tensor, ...]
+    scale: Tensor
+    offset: Tensor
+
+    def code(self, a: Tensor) -> Tensor:
+        """The first layer's share of actions ``[E, n, A]``."""
+        return torch.baddbmm(self.first_bias, a, self.w_a)
+
+    def tail(self, x: Tensor) -> Tensor:
+        """What follows the first layer's pre-activation, which is overwritten."""
+        for w, b in zip(self.weights, self.biases, strict=True):
+            x = torch.baddbmm(b, F.silu(x, inplace=True), w)
+        return x
+
+
+class FastModel:
+    """A world model made ready for planning, in the given precision; it does not follow later fits.
+
+    The state stays float32; with ``"bfloat16"`` the products do not. Models with another vector field than a
+    plain network, and adaptive solvers, take the slow path: `rollout`.
+    """
+
+    def __init__(self, model: WorldModel, precision: str = "float32") -> None:
+        self.model = model
+        self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        solver = ONE_STEP if model.is_discrete else model.config.solver
+        self.solver = solver
+        self.tableau = FIXED_STEP.get(solver.method)
+        self.is_fast = (
+            isinstance(model.dynamics, MLPField)
+            and self.tableau is not None
+            and not self.tableau.error
+            and not self.tableau.partitioned
+        )
+        if not self.is_fast or not isinstance(model.dynamics, MLPField):
+            return
+        self.mean, self.spread = model.dynamics.z_mean, model.dynamics.z_spread
+        with torch.no_grad():
+            # The loop has no time for scales: here they go into the last layer.
+            self.dynamics = self._net(model.dynamics, fold=1 / self.spread)
+            self.reward = self._net(model.reward)
+            self.end = self._net(model.end)
+            self.boundary = None if model.boundary is None else self._net(model.boundary)
+
+    def _net(self, field: MLPField, fold: Tensor | None = None) -> _Net:
+        weights = [w.detach() for w in field.net.weights]
+        biases = [b.detach() for b in field.net.biases]
+        if fold is not None:
+            weights[-1] = weights[-1] * (field.out_spread * fold)
+            biases[-1] = (biases[-1] * field.out_spread + field.out_mean) * fold
+        n = field.n_state
+        return _Net(
+            w_z=weights[0][:, :n].to(self.dtype).contiguous(),
+            w_a=weights[0][:, n:].to(self.dtype).contiguous(),
+            first_bias=biases[0].to(self.dtype),
+            weights=tuple(w.to(self.dtype).contiguous() for w in weights[1:]),
+            biases=tuple(b.to(self.dtype) for b in biases[1:]),
+            scale=field.out_spread,
+            offset=field.out_mean,
+        )
+
+    @property
+    def n_members(self) -> int:
+        return self.model.n_members
+
+    @property
+    def reward_unit(self) -> Tensor:
+        """A typical reward rate, per second."""
+        return self.model.reward_unit
+
+    @torch.inference_mode()
+    def rollout(self, z: Tensor, plan: Tensor, dt: Tensor, stop: Callable[[], None] | None = None) -> Rollout:
+        """As `WorldModel.rollout`, without gradients."""
+        if not self.is_fast or self.tableau is None:
+            return self.model.rollout(z, plan, dt, stop)
+        model = self.model
+        e, m, h, _ = plan.shape
+        seconds = dt.tolist()
+        if model.config.structure == "residual-mlp":
+            seconds = [model.native_dt] * h
+        by_time = model.inputs(plan, dt).to(self.dtype).transpose(1, 2).reshape(e, h * m, -1)
+        codes = self.dynamics.code(by_time).reshape(e, h, m, -1)
+        y = (z - self.mean) / self.spread
+        stages: list[Tensor] = []
+        weights: list[tuple[int, float]] = []
+        ends: list[Tensor] = []
+        for k in range(h):
+            y = self._interval(y, codes[:, k], seconds[k], self.tableau, stages, weights, k)
+            ends.append(y)
+            if stop is not None:
+                stop()
+        heads = _Heads(self, torch.stack(stages, 1), weights, by_time, (e, h, m))
+        log_survival = self._log_survival(heads, torch.stack(ends, 1))
+        path = None
+        if model.known.reward is not None or model.known.termination is not None:
+            path = [z, *(self.mean + self.spread * y for y in ends)]
+        reward = heads.integral(self.reward)
+        if path is not None and model.known.reward is not None:
+            reward = torch.stack(
+                [
+                    model.known.reward(before, plan[:, :, k], after, dt[k].expand(e, m))
+                    for k, (before, after) in enumerate(pairwise(path))
+                ]
+            )
+        if path is not None and model.known.termination is not None:
+            over = torch.stack([model.known.termination(after) for after in path[1:]])
+            log_survival = torch.where(over, -torch.inf, torch.zeros_like(reward))
+        ok = torch.isfinite(y).all(-1) & torch.isfinite(reward).all(0)
+        return Rollout(self.mean + self.spread * y, reward, log_survival, ok)
+
+    def _interval(
+        self,
+        y: Tensor,
+        code: Tensor,
+        seconds: float,
+        tableau: Tableau,
+        stages: list[Tensor],
+        weights: list[tuple[int, float]],
+        interval: int,
+    ) -> Tensor:
+        """Normalised states after one interval; the stages that the heads have to see are recorded."""
+        n = 1 if math.isinf(self.solver.max_step) else n_substeps(seconds, self.solver)
+        step = seconds / n
+        net = self.dynamics
+        for _ in range(n):
+            after, rate = y, y
+            for node, weight in zip(tableau.nodes, tableau.weights, strict=True):
+                stage = y if node == 0.0 else torch.add(y, rate, alpha=step * node)
+                low = stage.to(self.dtype)
+                rate = net.tail(torch.baddbmm(code, low, net.w_z))
+                if weight:
+                    after = torch.add(after, rate, alpha=step * weight)
+                    stages.append(low)
+                    weights.append((interval, step * weight))
+            y = after
+        return y
+
+    def _log_survival(self, heads: _Heads, ends: Tensor) -> Tensor | None:
+        model = self.model
+        if not model.ends or model.known.termination is not None:
+            return None
+        if model.ends_by == "hazard":
+            return heads.integral(self.end, per=1 / model.native_dt, positive=True).neg_()
+        net = self.end if self.boundary is None else self.boundary
+        e, h, m, _ = ends.shape
+        first = torch.baddbmm(net.first_bias, ends.reshape(e, h * m, -1).to(self.dtype), net.w_z)
+        logit = torch.addcmul(net.offset, net.scale, net.tail(first).float())
+        logit = logit.reshape(e, h, m).transpose(0, 1)
+        return F.logsigmoid(-logit)
+
+
+class _Heads:
+    """The stages at which the rates of the heads are wanted: all of them in one product."""
+
+    def __init__(
+        self,
+        fast: FastModel,
+        stages: Tensor,
+        weights: list[tuple[int, float]],
+        actions: Tensor,
+        shape: tuple[int, int, int],
+    ) -> None:
+        e, h, _ = shape
+        self.shape, self.n_stages = shape, stages.shape[1]
+        self.stages = stages.reshape(e, -1, stages.shape[-1])
+        self.actions = actions
+        self.interval = [k for k, _ in weights]
+        per_interval = torch.zeros(h, self.n_stages)
+        for j, (k, weight) in enumerate(weights):
+            per_interval[k, j] = weight
+        self.weights = per_interval.to(stages.device)
+        self.one_each = self.interval == list(range(h))
+
+    def integral(self, net: _Net, per: float = 1.0, positive: bool = False) -> Tensor:
+        """``[H, E, M]``: the integral over each interval of a rate (with `positive`: of its softplus)."""
+        e, h, m = self.shape
+        code = net.code(self.actions)
+        if not self.one_each:
+            index = torch.tensor(self.interval, device=code.device)
+            code = code.reshape(e, h, m, -1)[:, index].reshape(e, self.n_stages * m, -1)
+        rate = net.tail(torch.baddbmm(code, self.stages, net.w_z)).float()
+        rate = torch.addcmul(net.offset, net.scale, rate).reshape(e, self.n_stages, m)
+        if positive:
+            rate = F.softplus(rate)
+        if self.one_each:
+            own = self.weights.diagonal() * per
+            return (rate * own[:, None]).transpose(0, 1)
+        return torch.einsum("hs,esm->hem", self.weights * per, rate)
