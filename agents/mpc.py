@@ -274,9 +274,8 @@ class MPC(Learner):
             if self.fits:
                 seconds = next_seconds(env) if varies else None
                 # Without a deadline: what was learned would depend on how busy the machine was.
-                actions, plan = self._act(
-                    self._check_observation(obs), plan, starts, False, seconds, Deadline()
-                )
+                rows = self._check_observation(np.asarray(obs, np.float32))
+                actions, plan = self._act(rows, plan, starts, False, seconds, Deadline())
             else:
                 actions, random_plan = self._random_actions(env.num_envs, random_plan)
             new_obs, rewards, dones, infos = env.step(actions)

@@ -67,8 +67,9 @@ class PlanGrid:
         return shift(warm, self.knots.shift_matrix(seconds, warm.mean.dtype).to(warm.mean.device))
 
     def _one_knot_each(self, dt: list[float]) -> bool:
-        same = max(abs(x - self.dt) for x in dt) < 1e-9 if self.knots.kind == "held" else False
-        return same and len(dt) == self.knots.n
+        if self.knots.kind != "held" or len(dt) != self.knots.n:
+            return False
+        return max(abs(x - self.dt) for x in (*dt, self.knots.spacing)) < 1e-9
 
 
 def unique_seconds(dt: object, n: int, native: float) -> list[tuple[float, Tensor]]:
@@ -77,7 +78,10 @@ def unique_seconds(dt: object, n: int, native: float) -> list[tuple[float, Tenso
     Raises:
         UsageError: for durations that are not one or n positive numbers.
     """
-    seconds = torch.as_tensor(native if dt is None else dt, dtype=torch.float64).flatten()
+    try:
+        seconds = torch.as_tensor(native if dt is None else dt, dtype=torch.float64).flatten()
+    except (TypeError, ValueError, RuntimeError):
+        seconds = torch.empty(0)
     if len(seconds) not in (1, n) or not bool(((seconds > 0) & seconds.isfinite()).all()):
         raise UsageError(f"dt > 0 in seconds, one number or {n}", dt, "Write predict(obs, dt=0.05).")
     seconds = seconds.expand(n)

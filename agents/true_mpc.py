@@ -138,7 +138,9 @@ class TrueMPC:
         begins = np.concatenate([[0.0], np.cumsum(dt)[:-1]])
         score = paid @ np.exp(-self.rho * begins)
         if self.settings.action_cost:
-            unit = np.abs(paid / dt).mean()
+            # For each robot: what one does must not depend on who else is there.
+            rate = np.abs(paid / dt)
+            unit = np.where(np.isfinite(rate), rate, 0.0).mean((1, 2))[:, None]
             change = np.square(np.diff(plans.numpy(), axis=2)).mean(-1) @ dt[1:]
             score = score - self.settings.action_cost * unit * change
         return torch.from_numpy(score).float()

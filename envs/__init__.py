@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ode_rl.envs.actuator_fault import ActuatorFault as ActuatorFault
     from ode_rl.envs.control_interval import ControlInterval as ControlInterval
     from ode_rl.envs.intervals import Intervals as Intervals
+    from ode_rl.envs.nominal_mujoco import NominalMuJoCo as NominalMuJoCo
     from ode_rl.envs.observation_delay import ObservationDelay as ObservationDelay
     from ode_rl.envs.observation_dropout import ObservationDropout as ObservationDropout
     from ode_rl.envs.seconds_limit import SecondsLimit as SecondsLimit
@@ -29,6 +30,7 @@ _HOME = {
     "ActuatorFault": "ode_rl.envs.actuator_fault",
     "ControlInterval": "ode_rl.envs.control_interval",
     "Intervals": "ode_rl.envs.intervals",
+    "NominalMuJoCo": "ode_rl.envs.nominal_mujoco",
     "ObservationDelay": "ode_rl.envs.observation_delay",
     "ObservationDropout": "ode_rl.envs.observation_dropout",
     "SecondsLimit": "ode_rl.envs.seconds_limit",

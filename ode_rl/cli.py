@@ -149,7 +149,7 @@ def commands(context: click.Context) -> None:
 @click.option("--run-dir", metavar="DIR", help="The run folder. [default: a new one in runs/]")
 @_device
 @_dt
-@_choice("--precision", ("auto", "float32"), "auto", help="Precision of planning.")
+@_choice("--precision", ("auto", "float32"), None, help="Precision of planning. [default: auto]")
 @_preset
 @_episodes("--eval-episodes")
 @click.option("--video/--no-video", default=True, help="Record an episode at the end. [default: video]")
@@ -190,6 +190,7 @@ def evaluate_command(**options: Any) -> Action:
 )
 @_seed(None, "Seed of the first episode. [default: one that no training used]")
 @click.option("--video/--no-video", default=True, help="Draw real beside imagined. [default: video]")
+@_known
 @_device
 def report_command(**options: Any) -> Action:
     """Measure the world model of the run in RUN_DIR on fresh episodes, into RUN_DIR/report."""
@@ -280,14 +281,18 @@ def _loaded(
     return true_agent(env_id, dt, preset, planner)
 
 
-def _report(run_dir: str, episodes: int, seed: int | None, video: bool, device: str) -> int:
+def _report(
+    run_dir: str, episodes: int, seed: int | None, video: bool, known: str | None, device: str
+) -> int:
     from ode_rl.run import RunFolder
 
     run = RunFolder.open(run_dir)
     from ode_rl.report import REPORT_SEED, write_report
+    from ode_rl.user_code import load_known
 
     print(f"measuring the world model of {run.path} on {2 * episodes} fresh episodes")
-    folder = write_report(run, episodes, REPORT_SEED if seed is None else seed, device, video)
+    seed = REPORT_SEED if seed is None else seed
+    folder = write_report(run, episodes, seed, device, video, load_known(known))
     for path in sorted(folder.iterdir()):
         print(path)
     return 0

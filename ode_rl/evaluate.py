@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -17,11 +17,13 @@ import numpy as np
 from ode_rl.agents.registry import AGENTS
 from ode_rl.envs.task import make_task
 from ode_rl.errors import UsageError
-from ode_rl.known import NOTHING_KNOWN, Known
 from ode_rl.run import RunFolder
 from ode_rl.timing import native_dt
 from ode_rl.types import Agent
 from ode_rl.user_code import import_object
+
+if TYPE_CHECKING:
+    from ode_rl.known import Known
 
 SCHEMA = 1
 # Far from the seeds of trainings, so that agents are not tested on starts that they have seen.
@@ -199,7 +201,7 @@ def _check_same_spaces(agent: Agent, env: Env) -> None:
             )
 
 
-def load_agent(spec: str, device: str = "auto", known: Known = NOTHING_KNOWN) -> LoadedAgent:
+def load_agent(spec: str, device: str = "auto", known: Known | None = None) -> LoadedAgent:
     """Load an agent from a run folder (its newest checkpoint), or from ``module:object``.
 
     The object has a `predict`, or makes one that has when called without arguments. `known` are the
@@ -239,7 +241,7 @@ def true_agent(
     return LoadedAgent(agent, "mpc", env_id, dt)
 
 
-def _from_run(run: RunFolder, device: str, known: Known) -> LoadedAgent:
+def _from_run(run: RunFolder, device: str, known: Known | None) -> LoadedAgent:
     config = run.read_config()
     name, env_id, dt = config.get("agent"), config.get("env_id"), config.get("dt")
     if not (isinstance(name, str) and isinstance(env_id, str) and isinstance(dt, int | float)):
@@ -251,7 +253,8 @@ def _from_run(run: RunFolder, device: str, known: Known) -> LoadedAgent:
         )
     checkpoint = run.newest_checkpoint()
     module, _, cls = AGENTS[name].partition(":")
-    agent = getattr(importlib.import_module(module), cls).load(checkpoint, device=device, known=known)
+    code = {} if known is None else {"known": known}
+    agent = getattr(importlib.import_module(module), cls).load(checkpoint, device=device, **code)
     return LoadedAgent(agent, name, env_id, float(dt))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ode_rl.buffer import IntArray, ReplayBuffer
 from ode_rl.errors import UsageError
-from ode_rl.losses import LIKELIHOODS, Losses, derivative_losses, segment_losses
+from ode_rl.losses import BETA, LIKELIHOODS, Losses, derivative_losses, segment_losses
 from ode_rl.types import Segment
 from ode_rl.world_model import WorldModel
 
@@ -229,11 +229,11 @@ def _descend(
     ]
     optimiser = torch.optim.AdamW(groups, rate, foreach=True)
 
-    def losses_of(segment: Segment) -> Losses:
+    def losses_of(segment: Segment, beta: float = BETA) -> Losses:
         segment = Segment(*(x.to(device) for x in segment))
         if derivative:
             return derivative_losses(model, segment)
-        return segment_losses(model, segment, end_weight, config.likelihood)
+        return segment_losses(model, segment, end_weight, config.likelihood, beta)
 
     held_out = source.check()
     skipped, done, n_evals = 0, 0, 0
@@ -252,7 +252,7 @@ def _descend(
             skipped += 1
         if held_out is not None and (done % config.check_every == 0 or done == updates):
             with torch.no_grad():
-                found = losses_of(held_out)
+                found = losses_of(held_out, beta=0.0)
             for part in parts:
                 part.check(found)
             if min(part.since_best for part in parts) >= config.patience or (watch and watch(done, found)):
@@ -260,7 +260,7 @@ def _descend(
     for part in parts:
         part.restore()
     with torch.no_grad():
-        final = losses_of(source.draw() if held_out is None else held_out)
+        final = losses_of(source.draw() if held_out is None else held_out, beta=0.0)
     return FitReport(
         done,
         done < updates,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -48,7 +49,11 @@ class Losses(NamedTuple):
 
 
 def segment_losses(
-    model: WorldModel, segment: Segment, end_weight: float = 1.0, likelihood: str = "gaussian"
+    model: WorldModel,
+    segment: Segment,
+    end_weight: float = 1.0,
+    likelihood: str = "gaussian",
+    beta: float = BETA,
 ) -> Losses:
     """Losses of model roll-outs from the first observation of segments ``[E, B, L]``.
 
@@ -57,7 +62,8 @@ def segment_losses(
     Gaussian, Student-t, or Huber with the noise fitted beside it. Rewards count by Huber. Terminal
     intervals tell nothing of the reward rate (tasks pay 0 in them); ends are scored by ``-log(1 - S)``,
     other intervals by ``-log S``, with ends weighted by `end_weight`. Intervals that the solver could not
-    solve are left out.
+    solve are left out. Models are compared with `beta` 0: weighted, the likelihood is no score, for its least
+    value lies at a noise of 1/e whatever the errors.
     """
     z = segment.obs[..., 0, :]
     unit = model.dynamics.out_spread * model.native_dt
@@ -74,18 +80,22 @@ def segment_losses(
         n_evals += outcome.n_evals
         n_failed = n_failed + ((~outcome.ok) * segment.mask[..., k]).sum()
         mask = segment.mask[..., k] * outcome.ok
-        error = (outcome.z - segment.obs[..., k + 1, :]) / unit
-        nll = _nll(error, log_noise + age[..., k, :], likelihood) * moving
+        # Hidden before the likelihood: 0 times the gradient of a number that is none is none either.
+        shown = mask > 0
+        error = torch.where(shown.unsqueeze(-1), (outcome.z - segment.obs[..., k + 1, :]) / unit, 0.0)
+        nll = _nll(error, log_noise + age[..., k, :], likelihood, beta) * moving
         dynamics = dynamics + _sum(nll.sum(-1) / moving.sum().clamp_min(1), mask)
         ended = segment.terminated[..., k].to(z.dtype)
         paid = mask * (1 - ended)
-        reward_error = (outcome.reward - segment.reward[..., k]) / reward_unit
+        reward_error = torch.where(shown, (outcome.reward - segment.reward[..., k]) / reward_unit, 0.0)
         reward = reward + _sum(huber(reward_error, REWARD_HUBER), paid)
         n, n_paid = n + mask.sum(-1), n_paid + paid.sum(-1)
         if ends and outcome.log_survival is not None:
-            end = end + _sum(_end_score(outcome.log_survival, ended, end_weight), mask)
+            log_survival = torch.where(shown, outcome.log_survival, -1.0)
+            end = end + _sum(_end_score(log_survival, ended, end_weight), mask)
         if ends and model.boundary is not None:
-            log_survival = F.logsigmoid(-model.end_logit(outcome.z.detach()))
+            after = torch.where(shown.unsqueeze(-1), outcome.z.detach(), 0.0)
+            log_survival = F.logsigmoid(-model.end_logit(after))
             boundary = boundary + _sum(_end_score(log_survival, ended, end_weight), mask)
     n = n.clamp_min(1)
     return Losses(
@@ -106,13 +116,13 @@ def _end_score(log_survival: Tensor, ended: Tensor, end_weight: float) -> Tensor
     return torch.where(ended > 0, -log1mexp(log_survival) * end_weight, -log_survival)
 
 
-def _nll(error: Tensor, log_std: Tensor, likelihood: str) -> Tensor:
+def _nll(error: Tensor, log_std: Tensor, likelihood: str, beta: float) -> Tensor:
     if likelihood == "gaussian":
-        return gaussian_nll(error, log_std)
+        return gaussian_nll(error, log_std, beta)
     if likelihood == "student-t":
-        return student_t_nll(error, log_std)
+        return student_t_nll(error, log_std, beta)
     # The noise learns from the errors, the dynamics from their Huber loss alone.
-    return huber(error) + gaussian_nll(error.detach(), log_std)
+    return huber(error) + gaussian_nll(error.detach(), log_std, beta)
 
 
 def derivative_losses(model: WorldModel, segment: Segment) -> Losses:
@@ -138,23 +148,33 @@ def derivative_losses(model: WorldModel, segment: Segment) -> Losses:
     return Losses((dynamics * mask).mean(-1), (huber(reward_error, REWARD_HUBER) * paid).mean(-1), None)
 
 
-def gaussian_nll(error: Tensor, log_std: Tensor) -> Tensor:
-    """Beta-NLL of `error` under a Gaussian of standard deviation ``exp(log_std)``."""
-    variance = (2 * log_std).exp()
-    nll = 0.5 * error.square() / variance + log_std
-    weight: Tensor = variance.detach() ** BETA
-    return nll * weight
+def gaussian_nll(error: Tensor, log_std: Tensor, beta: float = BETA) -> Tensor:
+    """NLL of `error` under a Gaussian of standard deviation ``exp(log_std)``, without constants.
 
-
-def student_t_nll(error: Tensor, log_scale: Tensor, degrees: float = DEGREES) -> Tensor:
-    """Negative log likelihood of `error` under a Student-t of scale ``exp(log_scale)``, without constants.
-
-    ``log_scale + (nu + 1) / 2 * log(1 + e^2 / (nu scale^2))``, weighted over dimensions as `gaussian_nll`.
+    With ``beta > 0`` its gradient to the error is multiplied by ``exp(2 beta log_std)``; the noise itself,
+    which is no network here, learns from the plain likelihood.
     """
-    variance = (2 * log_scale).exp()
-    nll = log_scale + 0.5 * (degrees + 1) * torch.log1p(error.square() / (degrees * variance))
-    weight: Tensor = variance.detach() ** BETA
-    return nll * weight
+    return _weighted(error, log_std, beta, lambda e, s: 0.5 * e.square() * (-2 * s).exp() + s)
+
+
+def student_t_nll(error: Tensor, log_scale: Tensor, beta: float = BETA) -> Tensor:
+    """As `gaussian_nll`, under a Student-t of scale ``exp(log_scale)`` with `DEGREES` degrees of freedom.
+
+    ``log_scale + (nu + 1) / 2 * log(1 + e^2 / (nu scale^2))``.
+    """
+    half = 0.5 * (DEGREES + 1)
+    return _weighted(
+        error, log_scale, beta, lambda e, s: half * torch.log1p(e.square() * (-2 * s).exp() / DEGREES) + s
+    )
+
+
+def _weighted(
+    error: Tensor, log_scale: Tensor, beta: float, nll: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    if beta == 0:
+        return nll(error, log_scale)
+    fixed = log_scale.detach()
+    return (2 * beta * fixed).exp() * nll(error, fixed) + nll(error.detach(), log_scale)
 
 
 def huber(error: Tensor, width: float = 1.0) -> Tensor:

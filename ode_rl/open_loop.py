@@ -31,6 +31,8 @@ from ode_rl.world_model import Outcome, WorldModel
 
 # A dimension moves if its change is more than this share of its spread: less is rounding.
 SMALLEST_CHANGE = 1e-6
+# Noisy roll-outs from each start and member.
+PARTICLES = 16
 INTERVALS_AT_ONCE = 32768
 
 
@@ -277,9 +279,10 @@ def truth_unit(loop: OpenLoop) -> FloatArray:
 
 
 class _Rolled(NamedTuple):
-    """``z [E, n, H, O]``, ``reward, log_survival, ok [E, n, H]`` of some pieces."""
+    """``z, noise_std [E, n, H, O]``, ``reward, log_survival, ok [E, n, H]`` of some pieces."""
 
     z: FloatArray
+    noise_std: FloatArray
     reward: FloatArray
     log_survival: FloatArray | None
     ok: FloatArray
@@ -297,7 +300,7 @@ def _predict(model: WorldModel, recorded: Recorded) -> OpenLoop:
         dt=recorded.dt,
         truth=np.asarray(recorded.obs, np.float64),
         members=np.concatenate([part.z for part in parts], 1),
-        noise_std=_noise_std(model, time),
+        noise_std=np.concatenate([part.noise_std for part in parts], 1),
         true_reward=np.asarray(recorded.reward, np.float64),
         reward=np.concatenate([part.reward for part in parts], 1),
         terminated=recorded.terminated,
@@ -321,8 +324,10 @@ def _roll(model: WorldModel, recorded: Recorded) -> _Rolled:
     blind = model.config.structure == BLIND
     outcomes = list(_best_use(model, z, plan, dt) if blind else model.roll(z, plan, dt.to(like.dtype)))
     ends = [outcome.log_survival for outcome in outcomes if outcome.log_survival is not None]
+    paths = torch.stack([outcome.z for outcome in outcomes], 2)
     return _Rolled(
-        _numpy(torch.stack([outcome.z for outcome in outcomes], 2)),
+        _numpy(paths),
+        _numpy(_noise_std(model, recorded, paths)),
         _numpy(torch.stack([outcome.reward for outcome in outcomes], 2)),
         _numpy(torch.stack(ends, 2)) if ends else None,
         _numpy(torch.stack([outcome.ok for outcome in outcomes], 2).cumprod(2)),
@@ -336,13 +341,36 @@ def _best_use(model: WorldModel, z: Tensor, plan: Tensor, dt: Tensor) -> Iterato
         yield outcome
 
 
-def _noise_std(model: WorldModel, time: FloatArray) -> FloatArray:
-    """``unit * noise * sqrt(t / native dt)``, the standard deviation that `segment_losses` fits."""
-    unit = _numpy(model.dynamics.out_spread) * model.native_dt
-    noise = np.exp(np.maximum(_numpy(model.log_noise), SMALLEST_LOG_NOISE))
-    growth = np.sqrt(time / model.native_dt)[None, :, :, None]
-    std: FloatArray = unit * noise[:, :, None] * growth
-    return std
+def _noise_std(model: WorldModel, recorded: Recorded, paths: Tensor) -> Tensor:
+    """Root mean square distance ``[E, n, H, O]`` of noisy particles from the ``paths [E, n, H, O]`` without.
+
+    The noise that `segment_losses` fits strikes at the end of every interval, ``unit * noise * sqrt(dt /
+    native dt)``; from there the dynamics carry it on, so that noise of a velocity becomes one of the position.
+    """
+    e, n, h, width = paths.shape
+    unit = model.dynamics.out_spread * model.native_dt
+    std = unit * model.log_noise.clamp_min(SMALLEST_LOG_NOISE).exp()
+    generator = torch.Generator(paths.device).manual_seed(0)
+
+    def repeated(x: FloatArray) -> Tensor:
+        one = torch.from_numpy(np.asarray(x, np.float64)).to(paths)
+        return one.repeat_interleave(PARTICLES, 0).expand(e, n * PARTICLES, *x.shape[1:])
+
+    def draw(z: Tensor) -> Tensor:
+        return torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
+
+    plan, dt = repeated(recorded.action), repeated(recorded.dt)
+    # [E, n P, H, O]
+    size = std.unsqueeze(2) * (dt / model.native_dt).sqrt().unsqueeze(-1)
+    distances = [size[:, ::PARTICLES, 0]]
+    z = paths[:, :, 0].repeat_interleave(PARTICLES, 1)
+    z = z + size[:, :, 0] * draw(z)
+    for k in range(1, h):
+        z = best_use_step(model, z, plan[:, :, k], dt[:, :, k]).z
+        z = z + size[:, :, k] * draw(z)
+        off = (z.reshape(e, n, PARTICLES, width) - paths[:, :, k].unsqueeze(2)).square()
+        distances.append(torch.where(off.isfinite(), off, torch.nan).nanmean(2).sqrt())
+    return torch.stack(distances, 2)
 
 
 def _numpy(x: Tensor) -> FloatArray:

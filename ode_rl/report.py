@@ -21,6 +21,7 @@ from ode_rl.evaluate import load_agent
 from ode_rl.files import write_json
 from ode_rl.held_out import HeldOutTask, agent_policy
 from ode_rl.imagined_video import write_imagined_video
+from ode_rl.known import NOTHING_KNOWN, Known
 from ode_rl.model_quality import (
     HORIZONS,
     calibration_quality,
@@ -70,11 +71,12 @@ def write_report(
     seed: int = REPORT_SEED,
     device: str = "auto",
     video: bool = True,
+    known: Known = NOTHING_KNOWN,
 ) -> Path:
     """Write ``RUN/report/`` (``report.json``, figures, a video) and return it; an older one is replaced.
 
     `episodes` are recorded with the agent acting as in training and as many with random actions, from seeds
-    `seed` on, then replayed at other intervals.
+    `seed` on, then replayed at other intervals. `known` are the functions that the run was trained with.
 
     Raises:
         UsageError: for a folder that is no run or cannot be written, a run without a fitted world model, or
@@ -86,7 +88,7 @@ def write_report(
     folder = run.path if isinstance(run, RunFolder) else RunFolder.open(Path(run)).path
     if not os.access(folder, os.W_OK):
         raise UsageError("a run folder that can be written", folder, "Change its rights, or copy the run.")
-    loaded = load_agent(str(folder), device)
+    loaded = load_agent(str(folder), device, known)
     model = _model_of(loaded.agent, folder)
     env_id = str(loaded.env_id)
     with _whole_folder(folder / "report") as into:

@@ -20,12 +20,12 @@ from ode_rl.envs.task import make_task
 from ode_rl.errors import UsageError
 from ode_rl.evaluate import Evaluation, evaluate_agent
 from ode_rl.files import write_json
-from ode_rl.known import NOTHING_KNOWN, Known
 from ode_rl.run import RunFolder
 from ode_rl.settings import nearest
 
 if TYPE_CHECKING:
     from ode_rl.agents import MPC
+    from ode_rl.known import Known
 
 DEFAULT_STEPS = 3000
 EVALUATIONS = 5
@@ -51,7 +51,7 @@ class TrainConfig:
     """How plans are searched."""
     precision: str | None = None
     """Precision of planning."""
-    known: Known = NOTHING_KNOWN
+    known: Known | None = None
     """What is known of the task and need not be learned."""
     steps: int | None = None
     """Environment steps."""
@@ -156,6 +156,8 @@ def _build(config: TrainConfig, env: Env, run: RunFolder) -> MPC:
     if config.termination is not None:
         model["termination"] = config.termination
     chosen: dict[str, Any] = {} if config.precision is None else {"precision": config.precision}
+    if config.known is not None:
+        chosen["known"] = config.known
     if config.planner is not None:
         chosen["planner"] = {"method": config.planner}
     agent: MPC = agent_class(
@@ -164,7 +166,6 @@ def _build(config: TrainConfig, env: Env, run: RunFolder) -> MPC:
         seed=config.seed,
         device=config.device,
         dt=config.dt,
-        known=config.known,
         model=model,
         **chosen,
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ode_rl.envs.task import current_folder_importable
 from ode_rl.errors import UsageError
-from ode_rl.known import NOTHING_KNOWN, Known
+
+if TYPE_CHECKING:
+    from ode_rl.known import Known
 
 
 def import_object(spec: str) -> Any:
@@ -30,14 +32,16 @@ def import_object(spec: str) -> Any:
     return found
 
 
-def load_known(spec: str | None) -> Known:
-    """What is known of a task, from ``module:object``; nothing for None.
+def load_known(spec: str | None) -> Known | None:
+    """What is known of a task, from ``module:object``; None for None.
 
     Raises:
         UsageError: if the object is no `Known`.
     """
     if spec is None:
-        return NOTHING_KNOWN
+        return None
+    from ode_rl.known import Known  # which loads torch
+
     found = import_object(spec)
     if not isinstance(found, Known):
         remedy = "Write in that module: known = Known(reward=..., termination=...)."

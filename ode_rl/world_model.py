@@ -155,9 +155,10 @@ class WorldModel(nn.Module):
         fitted = bool(self.n_fits > 0)
         self.dynamics.rescale(z, change, fitted)
         self.reward.rescale(z, Scale.of(reward_rate[:, None]), fitted)
-        self.end.rescale(z, Scale.unit(1), fitted)
+        unit = Scale(*(x.to(obs) for x in Scale.unit(1)))
+        self.end.rescale(z, unit, fitted)
         if self.boundary is not None:
-            self.boundary.rescale(z, Scale.unit(1), fitted)
+            self.boundary.rescale(z, unit, fitted)
         self.may_end.fill_(ends)
         self.ends = ends or self.known.termination is not None
 
@@ -238,16 +239,18 @@ class WorldModel(nn.Module):
         end = integrate_held(flow, z, seconds, solver, heads)
         if end.integrals is None:
             raise RuntimeError("the heads were not integrated")
-        reward = end.integrals[..., 0]
+        reward, before, after = end.integrals[..., 0], z, end.z
+        if fitting:
+            before, after = z.detach(), torch.where(end.ok.unsqueeze(-1), end.z.detach(), 0.0)
         if self.known.reward is not None:
-            reward = self.known.reward(z, a, end.z, dt.expand(z.shape[:-1]))
+            reward = self.known.reward(before, a, after, dt.expand(z.shape[:-1]))
         log_survival: Tensor | None = None
         if self.known.termination is not None:
-            log_survival = torch.where(self.known.termination(end.z), -torch.inf, torch.zeros_like(reward))
+            log_survival = torch.where(self.known.termination(after), -torch.inf, torch.zeros_like(reward))
         elif self._has_hazard(fitting):
             log_survival = -end.integrals[..., 1]
         elif self.ends:
-            log_survival = F.logsigmoid(-self.end_logit(end.z.detach() if fitting else end.z))
+            log_survival = F.logsigmoid(-self.end_logit(after))
         return Outcome(end.z, reward, log_survival, end.ok, end.n_evals)
 
     def end_logit(self, z: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -11,14 +12,17 @@ from torch import Tensor
 
 from ode_rl.losses import (
     BETA,
+    DEGREES,
+    LIKELIHOODS,
     REWARD_HUBER,
     derivative_losses,
     gaussian_nll,
     huber,
     log1mexp,
     segment_losses,
+    student_t_nll,
 )
-from ode_rl.types import Segment
+from ode_rl.types import Segment, Solver
 from ode_rl.world_model import WorldModel, WorldModelConfig
 from tests.known_worlds import known_world, zero
 
@@ -50,30 +54,83 @@ def test_log1mexp_is_finite_with_a_finite_gradient_where_its_formula_is_not(x: f
     assert bool(at.grad.isfinite())
 
 
-def test_the_likelihood_is_gaussian_and_its_weight_takes_no_gradient() -> None:
-    error = torch.tensor([0.0, 0.3, -2.0], dtype=torch.float64, requires_grad=True)
-    log_std = torch.tensor([-1.0, 0.5, 0.2], dtype=torch.float64, requires_grad=True)
-    loss = gaussian_nll(error, log_std)
-    loss.sum().backward()
-    for k in range(3):
-        e, s = float(error[k].detach()), math.exp(float(log_std[k].detach()))
-        nll = e**2 / (2 * s**2) + math.log(s)
-        assert float(loss[k].detach()) == pytest.approx(nll * s ** (2 * BETA))
-        assert error.grad is not None
-        assert log_std.grad is not None
-        assert float(error.grad[k]) == pytest.approx(e / s**2 * s ** (2 * BETA))
-        assert float(log_std.grad[k]) == pytest.approx((1 - e**2 / s**2) * s ** (2 * BETA))
+# Distributions of an error e with scale s, up to constants, and their derivatives to e and to log s.
+NLL: dict[str, Any] = {
+    "gaussian": (
+        gaussian_nll,
+        lambda e, s: e**2 / (2 * s**2) + math.log(s),
+        lambda e, s: e / s**2,
+        lambda e, s: 1 - e**2 / s**2,
+    ),
+    "student-t": (
+        student_t_nll,
+        lambda e, s: (DEGREES + 1) / 2 * math.log(1 + e**2 / (DEGREES * s**2)) + math.log(s),
+        lambda e, s: (DEGREES + 1) * e / (DEGREES * s**2 + e**2),
+        lambda e, s: 1 - (DEGREES + 1) * e**2 / (DEGREES * s**2 + e**2),
+    ),
+}
 
 
-def test_the_best_noise_is_the_size_of_the_error() -> None:
-    error = torch.full((1000,), 0.37, dtype=torch.float64)
-    log_std = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.Adam([log_std], 0.02)
-    for _ in range(500):
-        optimiser.zero_grad()
-        gaussian_nll(error, log_std).mean().backward()
-        optimiser.step()
-    assert math.exp(float(log_std.detach())) == pytest.approx(0.37, rel=1e-3)
+@pytest.mark.parametrize("name", NLL)
+def test_without_a_weight_the_loss_is_the_likelihood(name: str) -> None:
+    loss_of, density, _, _ = NLL[name]
+    errors, scales = [0.0, 0.3, -2.0, 9.0], [0.4, 1.6, 1.2, 0.1]
+    loss = loss_of(torch.tensor(errors), torch.tensor(scales).log(), beta=0.0)
+    assert loss.tolist() == pytest.approx([density(e, s) for e, s in zip(errors, scales, strict=True)])
+
+
+def test_the_student_t_is_the_density_of_that_name_but_for_its_constant() -> None:
+    t = torch.distributions.StudentT(DEGREES, 0.0, 0.7)
+    error = torch.tensor([-3.0, 0.0, 0.4, 20.0])
+    off = student_t_nll(error, torch.full((4,), math.log(0.7)), beta=0.0) + t.log_prob(error)
+    torch.testing.assert_close(off, off[:1].expand(4))  # the constant alone is left out
+
+
+@pytest.mark.parametrize("name", NLL)
+@pytest.mark.parametrize("beta", [0.0, BETA, 1.0])
+def test_a_weight_multiplies_the_gradient_to_the_error_and_leaves_that_to_the_noise(
+    name: str, beta: float
+) -> None:
+    loss_of, _, to_error, to_log_scale = NLL[name]
+    error = torch.tensor([0.0, 0.3, -2.0, 9.0], dtype=torch.float64, requires_grad=True)
+    log_scale = torch.tensor([-1.0, 0.5, 0.2, -2.0], dtype=torch.float64, requires_grad=True)
+    loss_of(error, log_scale, beta).sum().backward()
+    assert error.grad is not None
+    assert log_scale.grad is not None
+    for k in range(4):
+        e, s = float(error[k].detach()), math.exp(float(log_scale[k].detach()))
+        assert float(error.grad[k]) == pytest.approx(s ** (2 * beta) * to_error(e, s))
+        assert float(log_scale.grad[k]) == pytest.approx(to_log_scale(e, s))
+
+
+def test_a_student_t_forgives_an_outlier_that_rules_a_gaussian() -> None:
+    error = torch.tensor([1.0, 100.0], requires_grad=True)
+    grown = []
+    for loss_of in (gaussian_nll, student_t_nll):
+        (pull,) = torch.autograd.grad(loss_of(error, torch.zeros(2), 0.0).sum(), error)
+        grown.append(float(pull[1] / pull[0]))
+    assert grown[0] == pytest.approx(100)
+    assert grown[1] < 0.1
+
+
+def best_scale(loss_of: Any, error: Tensor, beta: float) -> float:
+    """The scale at which the loss has no gradient, by bisection."""
+    low, high = -6.0, 3.0
+    for _ in range(40):
+        at = torch.tensor((low + high) / 2, dtype=error.dtype, requires_grad=True)
+        (slope,) = torch.autograd.grad(loss_of(error, at, beta).mean(), at)
+        low, high = (low, float(at.detach())) if slope > 0 else (float(at.detach()), high)
+    return math.exp(low)
+
+
+@pytest.mark.parametrize("beta", [0.0, BETA])
+def test_the_best_noise_is_the_one_that_errors_were_drawn_with(beta: float) -> None:
+    error = torch.tensor([0.37, -0.37], dtype=torch.float64)
+    assert best_scale(gaussian_nll, error, beta) == pytest.approx(0.37, rel=1e-6)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        drawn = torch.distributions.StudentT(DEGREES, 0.0, 0.2).sample((20_000,))
+    assert best_scale(student_t_nll, drawn, beta) == pytest.approx(0.2, rel=0.03)
 
 
 @pytest.mark.parametrize("width", [0.1, 1.0, 2.0])
@@ -104,8 +161,8 @@ def drawn(n_members: int = 2, b: int = 3, length: int = 4, seed: int = 0) -> Seg
     )
 
 
-def learnt_world(termination: str = "hazard") -> WorldModel:
-    config = WorldModelConfig(n_members=2, hidden=(8,), head_hidden=(6,), termination=termination)
+def learnt_world(termination: str = "hazard", solver: Solver | None = None) -> WorldModel:
+    config = WorldModelConfig(2, (8,), (6,), solver or Solver(), termination)
     model = WorldModel(2, 1, 0.1, config, torch.Generator().manual_seed(0))
     g = torch.Generator().manual_seed(1)
     data = torch.randn(50, 2, generator=g)
@@ -122,10 +179,10 @@ def test_losses_of_a_constant_world_agree_with_the_sum_by_hand() -> None:
     obs = torch.tensor([0.0, 0.25, 0.7], dtype=torch.float64).reshape(1, 1, 3, 1).expand(2, 1, 3, 1)
     reward = torch.tensor([[[0.36, -50.0]]], dtype=torch.float64).expand(2, 1, 2)
     ends = torch.tensor([[[False, True]]]).expand(2, 1, 2)
-    found = segment_losses(world, segment(dt, obs, reward, ends), end_weight=4.0)
+    found = segment_losses(world, segment(dt, obs, reward, ends), end_weight=4.0, beta=0.0)
 
     def nll(error: float, std: float) -> float:
-        return (error**2 / (2 * std**2) + math.log(std)) * std
+        return error**2 / (2 * std**2) + math.log(std)
 
     native = 0.1  # spreads are 1 per second, so that the typical change of a native interval is 0.1
     first = nll((0.2 - 0.25) / native, math.exp(-0.3) * math.sqrt(0.1 / native))
@@ -139,6 +196,40 @@ def test_losses_of_a_constant_world_agree_with_the_sum_by_hand() -> None:
     assert found.end.tolist() == pytest.approx([end / 2] * 2)
     total = sum(float(part.sum().detach()) for part in (found.dynamics, found.reward, found.end))
     assert float(found.total().detach()) == pytest.approx(total)
+
+
+def test_the_likelihood_of_a_segment_is_the_one_that_was_named() -> None:
+    world = known_world(lambda z, a: 0 * z, n_members=1)
+    with torch.no_grad():
+        world.log_noise.fill_(-0.7)
+    dt = torch.full((1, 1, 1), 0.1, dtype=torch.float64)
+    data = segment(dt, torch.tensor([0.0, -0.3], dtype=torch.float64).reshape(1, 1, 2, 1), 0 * dt)
+    error, log_noise = torch.tensor(3.0, dtype=torch.float64), torch.tensor(-0.7, dtype=torch.float64)
+    found = {
+        name: float(segment_losses(world, data, 1.0, name, 0.0).dynamics.detach()) for name in LIKELIHOODS
+    }
+    gaussian = float(gaussian_nll(error, log_noise, 0.0))
+    assert found == {
+        "gaussian": pytest.approx(gaussian),
+        "student-t": pytest.approx(float(student_t_nll(error, log_noise, 0.0))),
+        "huber": pytest.approx(2.5 + gaussian),
+    }
+
+
+def test_under_huber_an_error_pulls_at_the_dynamics_no_harder_than_its_width_and_tells_its_whole_size_to_the_noise() -> (
+    None
+):
+    model, data = learnt_world(), drawn(length=1)
+    far = data._replace(obs=torch.cat([data.obs[..., :1, :], data.obs[..., 1:, :] + 100], -2))
+    further = data._replace(obs=torch.cat([data.obs[..., :1, :], data.obs[..., 1:, :] + 200], -2))
+    found = []
+    for batch in (far, further):
+        loss = segment_losses(model, batch, likelihood="huber").dynamics.sum()
+        weights = [*model.dynamics.parameters(), model.log_noise]
+        found.append(torch.autograd.grad(loss, weights))
+    for mine, theirs in zip(found[0][:-1], found[1][:-1], strict=True):
+        torch.testing.assert_close(mine, theirs)
+    assert float((found[1][-1] / found[0][-1]).median()) == pytest.approx(4.0, rel=0.2)
 
 
 def test_a_world_that_never_ends_has_no_loss_of_ends() -> None:
@@ -232,6 +323,40 @@ def test_a_constant_observation_does_not_dilute_the_loss_of_the_moving_ones() ->
     changed[..., 1:, 1] += 5.0  # targets of the dimension that the model holds to be constant
     after = segment_losses(model, data._replace(obs=changed)).dynamics
     torch.testing.assert_close(before, after)
+
+
+@pytest.mark.parametrize("termination", ["hazard", "boundary", "auto"])
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_rows_that_the_solver_could_not_solve_are_left_out_and_counted(
+    termination: str, likelihood: str
+) -> None:
+    solver = Solver("dopri5", rtol=1e-3)
+    model, data = learnt_world(termination, solver), drawn(length=2)
+    broken = data.obs.clone()
+    broken[0, 1, 0] = torch.nan  # which no step size mends
+    losses = segment_losses(model, data._replace(obs=broken), likelihood=likelihood)
+    mask = torch.ones(2, 3, 2)
+    mask[0, 1] = 0
+    hidden = segment_losses(model, data._replace(mask=mask), likelihood=likelihood)
+    assert losses.n_failed is not None
+    assert hidden.n_failed is not None
+    assert (int(losses.n_failed), int(hidden.n_failed)) == (2, 0)
+    for part in ("dynamics", "reward", "end", "boundary"):
+        mine, theirs = getattr(losses, part), getattr(hidden, part)
+        assert (mine is None) == (theirs is None)
+        if mine is not None:
+            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+    losses.total().backward()
+    for name, p in model.named_parameters():
+        assert p.grad is not None, name
+        assert bool(p.grad.isfinite().all()), name
+
+
+def test_evaluations_of_the_field_are_counted() -> None:
+    data = drawn(length=3)
+    assert segment_losses(learnt_world(), data).n_evals == 3 * 2  # midpoint
+    assert segment_losses(learnt_world(solver=Solver("rk4")), data).n_evals == 3 * 4
+    assert segment_losses(learnt_world(solver=Solver("rk4", max_step=0.05)), data).n_evals > 3 * 4
 
 
 # --- rates of change ---------------------------------------------------------------------------------------

@@ -472,7 +472,7 @@ def test_settings_override_the_preset_one_by_one() -> None:
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"horizn": 1.0}, "Did you mean horizon?"),
-    ({"planner": {"candidate": 9}}, "Did you mean candidates?"),
+    ({"planner": {"candidate": 9}}, "Did you mean candidates"),
     ({"planner": {"candidates": "many"}}, "int for planner.candidates"),
     ({"model": {"solver": {"method": "rk5"}}}, "rk4"),
     ({"preset": "Pendulum-v2"}, "Did you mean Pendulum-v1"),

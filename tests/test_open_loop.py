@@ -106,17 +106,22 @@ def test_starts_are_spread_so_that_the_horizon_fits() -> None:
     assert short.mask.shape == (1, 30)
 
 
-def test_noise_grows_with_the_square_root_of_time_and_is_that_of_the_loss() -> None:
+def test_noise_strikes_as_the_loss_fits_it_and_decays_with_the_state() -> None:
     world = known_world(decaying)
     with torch.no_grad():
         world.log_noise.copy_(torch.tensor([0.5, -1.0]).reshape(2, 1, 1))
         world.dynamics.out_spread.fill_(4.0)
     dt = irregular(5)
-    loop = open_loop(world, [recorded(dt)], horizon_s=9.0, starts_per_trajectory=1)
-    seconds = np.cumsum(dt)
+    loop = open_loop(world, [recorded(dt)] * 400, horizon_s=9.0, starts_per_trajectory=1)
     for member, log_noise in enumerate((0.5, -1.0)):
-        expected = 4.0 * 0.1 * math.exp(log_noise) * np.sqrt(seconds / 0.1)
-        np.testing.assert_allclose(loop.noise_std[member, 0, :, 0], expected, rtol=1e-6)
+        variance, expected = 0.0, []
+        for h in dt:
+            # The dynamics take their share of what was there; the interval adds its own.
+            variance = math.exp(-2 * DECAY * h) * variance + (4.0 * 0.1 * math.exp(log_noise)) ** 2 * h / 0.1
+            expected.append(math.sqrt(variance))
+        found = np.sqrt(np.square(loop.noise_std[member, :, :, 0]).mean(0))
+        np.testing.assert_allclose(found[0], expected[0], rtol=1e-6)
+        np.testing.assert_allclose(found, expected, rtol=0.05)
 
 
 def test_the_noise_that_the_loss_likes_best_is_the_spread_of_the_truth() -> None:

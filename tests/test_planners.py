@@ -9,18 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from ode_rl.agents.planners import METHODS, PlannerConfig, Warm, cold_start, search, shift
+from ode_rl.agents.planners import PlannerConfig, Warm, cold_start, search, shift
 from ode_rl.agents.planners.mppi import weights
 from ode_rl.agents.planners.search import SAMPLERS
 from ode_rl.errors import UsageError
+from ode_rl.names import PLANNERS
 from ode_rl.settings import build, plain
 from tests.known_optima import Counted, generator, lost, quadratic, rastrigin, solve, targets
 
 LONG = PlannerConfig(
     candidates=400, iterations=25, elites=40, shrink=1.02, noise_exponent=0.0, init_std=0.5, finalists=10
 )
-ITERATIVE = [method for method in METHODS if method != "shooting"]
-every_method = pytest.mark.parametrize("method", METHODS)
+ITERATIVE = [method for method in PLANNERS if method != "shooting"]
+every_method = pytest.mark.parametrize("method", PLANNERS)
 
 
 # --- optima ------------------------------------------------------------------------------------------------
@@ -373,7 +374,7 @@ def test_a_search_that_cannot_be_is_refused(setting: dict[str, Any], named: str)
 
 
 def test_every_method_has_a_sampler_and_settings_survive_json() -> None:
-    assert tuple(SAMPLERS) == METHODS
+    assert tuple(SAMPLERS) == PLANNERS
     config = PlannerConfig("mppi", candidates=64, budget_ms=12.5, budget_evaluations=500)
     assert build(PlannerConfig, plain(config)) == config
     assert build(PlannerConfig, {"candidates": 200}).method == "icem"

@@ -10,14 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from ode_rl.agents.planners import METHODS, Deadline, OutOfTime, PlannerConfig
+from ode_rl.agents.planners import Deadline, OutOfTime, PlannerConfig
 from ode_rl.agents.planners.sampling import affordable
 from ode_rl.errors import UsageError
+from ode_rl.names import PLANNERS
 from tests.known_optima import Counted, quadratic, rastrigin, solve, targets
 
 TARGET = targets(2, 5, 1)
-SAMPLING = [method for method in METHODS if method != "gradient"]
-every_method = pytest.mark.parametrize("method", METHODS)
+SAMPLING = [method for method in PLANNERS if method != "gradient"]
+every_method = pytest.mark.parametrize("method", PLANNERS)
 
 
 class Clock:

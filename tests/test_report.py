@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from ode_rl.agents import MPC
+from ode_rl.agents.registry import AGENTS
 from ode_rl.cli import main
 from ode_rl.envs.task import make_task
 from ode_rl.errors import UsageError
@@ -64,6 +65,14 @@ def trained(folder: Path, env_id: str, steps: int = 45) -> Path:
     run.write_config({**agent.config, "env_id": env_id, "steps": steps})
     agent.save(run.checkpoint)
     return run.path
+
+
+class Modelless(FakeLearner):
+    """An agent that acts without a world model."""
+
+    @classmethod
+    def load(cls, path: Any, env: Any = None, device: str = "auto", **_: Any) -> Modelless:
+        return cls()
 
 
 def read(report: Path) -> dict[str, Any]:
@@ -143,15 +152,13 @@ def test_a_task_that_ends_and_cannot_be_drawn_is_reported_too(tmp_path: Path) ->
 def test_what_cannot_be_reported_is_refused_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(
-        __import__("ode_rl.agents.registry").agents.registry.AGENTS, "fake", "tests.fakes:FakeLearner"
-    )
+    monkeypatch.setitem(AGENTS, "fake", "tests.test_report:Modelless")
     run = RunFolder.create(CART, "fake", 0, tmp_path / "run")
     run.write_config({"agent": "fake", "env_id": CART, "dt": 0.05, "steps": 3})
     FakeLearner().save(run.checkpoint)
     before = sorted(path.name for path in run.path.iterdir())
     assert main(["report", str(run.path)]) == 2
-    assert "expected a run with a world model, got a run of FakeLearner" in capsys.readouterr().err
+    assert "expected a run with a world model, got a run of Modelless" in capsys.readouterr().err
     assert main(["report", str(tmp_path)]) == 2
     assert f"Did you mean {run.path}?" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "none")]) == 2

@@ -83,7 +83,8 @@ class GRUField(nn.Module):
     @torch.no_grad()
     def rescale(self, z: Scale, out: Scale, keep_function: bool = True) -> None:
         """Take new scales of the state and of its rate, as `MLPField` does."""
-        self.encode.rescale(z, Scale.unit(self.encode.out_mean.shape[0]), keep_function)
+        code = self.encode.out_mean
+        self.encode.rescale(z, Scale(torch.zeros_like(code), torch.ones_like(code)), keep_function)
         if keep_function:
             spread = torch.where(out.spread > 0, out.spread, torch.ones_like(out.spread))
             self.decode.weights[-1].mul_(self.out_spread / spread)
