@@ -27,6 +27,7 @@ from ode_rl.errors import UsageError
 from ode_rl.fit import fit
 from ode_rl.inference import FastModel, resolve_precision
 from ode_rl.known import NOTHING_KNOWN, Known, scaled
+from ode_rl.names import DISCRETE_MODELS
 from ode_rl.returns import discount_rate
 from ode_rl.settings import build, merged, plain
 from ode_rl.state import state_spec
@@ -86,14 +87,20 @@ class MPC(Learner):
 
     def _build(self, settings: MPCConfig) -> None:
         # What is written to files is what was decided: a resumed run plans as before.
-        settings = replace(settings, precision=resolve_precision(settings.precision, self.device))
+        plans_each = settings.planner.candidates
+        if settings.members == "assigned" and not settings.uncertainty:
+            plans_each = -(-plans_each // settings.model.n_members)
+        width = min(settings.model.hidden, default=0)
+        precision = resolve_precision(settings.precision, self.device, width, plans_each)
+        settings = replace(settings, precision=precision)
         self.settings = settings
         self.grid = PlanGrid.of(self.dt, settings.horizon, settings.knots, settings.n_knots, settings.growth)
         self._fast: FastModel | None = None
         self.fits, self._fitted_at, self.fallbacks = 0, 0, 0
         n_obs, n_action = self.observation_space.shape[0], self.action_space.shape[0]
         weights = torch.Generator().manual_seed(self.seed)
-        spec = None if settings.model.structure == "ode" else state_spec(self.env_id, n_obs)
+        plain_state = settings.model.structure in ("ode", *DISCRETE_MODELS)
+        spec = None if plain_state else state_spec(self.env_id, n_obs)
         low, high = torch.tensor(self.action_space.low), torch.tensor(self.action_space.high)
         known = scaled(self.known, low, high)
         model = WorldModel(n_obs, n_action, self.dt, settings.model, weights, spec, known)
@@ -124,19 +131,23 @@ class MPC(Learner):
         episode_start: Any = None,
         deterministic: bool = True,
         dt: Any = None,
+        proposals: Any = None,
     ) -> tuple[npt.NDArray[Any], Any]:
         """Plan from each observation and return the first action of the best plan.
 
         ``observation [O]`` or ``[B, O]`` (a batch of robots); `state` is what the call before returned and
         warm-starts the search, except in rows where `episode_start` is true. `dt` is how many seconds the
-        action will be held, one number or one per robot (None: the control interval of the task). With
+        action will be held, one number or one per robot (None: the control interval of the task).
+        ``proposals [P, K, A]`` or ``[B, P, K, A]`` are plans, say of a policy, to be tried among the first
+        candidates: actions of the task at the K knots (``agent.grid.knots``). With
         `deterministic` false the exploration noise of training is added. The same arguments give the same
         action, unless the planner has a budget in milliseconds.
         """
         deadline = Deadline.after(self.settings.planner.budget_ms)
         obs = np.asarray(observation, np.float32)
         rows = self._check_observation(obs)
-        action, after = self._act(rows, state, episode_start, deterministic, dt, deadline)
+        proposed = None if proposals is None else self._scaled_plans(proposals, len(rows))
+        action, after = self._act(rows, state, episode_start, deterministic, dt, deadline, proposed)
         return (action[0] if obs.ndim == 1 else action), after
 
     def _act(
@@ -147,6 +158,7 @@ class MPC(Learner):
         deterministic: bool,
         dt: Any,
         deadline: Deadline,
+        proposals: Tensor | None = None,
     ) -> tuple[npt.NDArray[Any], PlanState]:
         before = self._start(rows, state, episode_start)
         noise = self._noise(before.calls)
@@ -154,30 +166,43 @@ class MPC(Learner):
         mode = torch.no_grad if self.settings.planner.method == "gradient" else torch.inference_mode
         with mode():
             z = torch.from_numpy(rows).to(self.device)
-            scaled, warm, scored = self._plan(z, before.warm, noise, dt, deadline)
+            scaled, warm, scored = self._plan(z, before.warm, noise, dt, deadline, proposals)
             if not deterministic and self.settings.explore_std:
                 jitter = torch.randn(scaled.shape, generator=noise, device=self.device)
                 scaled = (scaled + self.settings.explore_std * jitter).clamp(-1, 1)
         return self._to_env(scaled.cpu().numpy()), PlanState(warm, before.calls + 1, before.scored + scored)
 
     def _plan(
-        self, z: Tensor, warm: Warm, noise: torch.Generator, dt: Any, deadline: Deadline
+        self,
+        z: Tensor,
+        warm: Warm,
+        noise: torch.Generator,
+        dt: Any,
+        deadline: Deadline,
+        proposals: Tensor | None,
     ) -> tuple[Tensor, Warm, int]:
         """First actions ``[B, A]`` scaled to [-1, 1], the warm start of the next call, plans scored."""
         groups = unique_seconds(dt, len(z), self.dt)
         if len(groups) == 1:
-            return self._search(z, warm, noise, groups[0][0], deadline)
+            return self._search(z, warm, noise, groups[0][0], deadline, proposals)
         action, after, scored = torch.empty(len(z), warm.mean.shape[-1], device=z.device), warm, 0
         mean, elites = warm.mean.clone(), warm.elites.clone()
         for seconds, own in groups:
             own = own.to(z.device)
             part = Warm(warm.mean[own], warm.elites[own])
-            action[own], after, n = self._search(z[own], part, noise, seconds, deadline)
+            own_proposals = None if proposals is None else proposals[own]
+            action[own], after, n = self._search(z[own], part, noise, seconds, deadline, own_proposals)
             mean[own], elites[own], scored = after.mean, after.elites, max(scored, n)
         return action, Warm(mean, elites), scored
 
     def _search(
-        self, z: Tensor, warm: Warm, noise: torch.Generator, seconds: float, deadline: Deadline
+        self,
+        z: Tensor,
+        warm: Warm,
+        noise: torch.Generator,
+        seconds: float,
+        deadline: Deadline,
+        proposals: Tensor | None,
     ) -> tuple[Tensor, Warm, int]:
         config, intervals = self.settings, self.grid.intervals(seconds)
         dt = torch.tensor(intervals, device=self.device)
@@ -192,10 +217,12 @@ class MPC(Learner):
             return assigned_scores(model, z, actions(plans), dt, objective, noise)
 
         if config.members == "all" or config.uncertainty:
-            found = search(by_all, warm, config.planner, noise, deadline=deadline)
+            found = search(by_all, warm, config.planner, noise, None, proposals, deadline)
         else:
             n = config.model.n_members
-            found = search(by_one_each, warm, config.planner, noise, by_all, None, deadline, judge_cost=n)
+            found = search(
+                by_one_each, warm, config.planner, noise, by_all, proposals, deadline, judge_cost=n
+            )
         self._say_if_lost(found)
         return actions(found.plan)[:, 0], self.grid.shifted(found.warm, seconds), found.n_scored
 
@@ -237,6 +264,10 @@ class MPC(Learner):
 
     def _noise(self, call: int, stream: int = 0) -> torch.Generator:
         return noise_of_call(self.seed, call, stream, self.device)
+
+    def _scaled_plans(self, plans: Any, n: int) -> Tensor:
+        found = torch.from_numpy(np.asarray(self._from_env(np.asarray(plans, np.float32)), np.float32))
+        return (found.expand(n, *found.shape) if found.dim() == 3 else found).to(self.device)
 
     def _check_observation(self, obs: FloatArray) -> FloatArray:
         width = self.observation_space.shape[0]

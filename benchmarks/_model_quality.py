@@ -171,7 +171,7 @@ def energy(table: Table, seed: int) -> None:
 def _coverage(table: Table, model: WorldModel, task: str, seed: int) -> None:
     """Share of held-out truth inside the 90 % bands, one temperature fitted on other episodes."""
     world = WORLDS[task]
-    other, test = (record(world, 4000, TRAINING_RATIOS, s + seed) for s in (2000, 3000))
+    other, test = (record(world, 12_000, TRAINING_RATIOS, s + seed) for s in (2000, 3000))
     temperature = fit_temperature(open_loop(model, other, 1.0, 8))
     loop = open_loop(model, test, 1.0, 8)
     numbers = [table.number(task, "ode", seed, "temperature", temperature)]

@@ -40,7 +40,7 @@ _REST = {"InvertedDoublePendulum-v5": _Rest(), "Reacher-v5": _Rest(2, "fingertip
 class NominalMuJoCo:
     """``dq/dt = v``, ``dv/dt = qacc``: the forward dynamics of MuJoCo as a nominal vector field.
 
-    ``f(z [*, Z], action [*, A]) -> dz/dt [*, Z]`` per second, in the order of
+    ``f(z [*, Z], a [*, A]) -> dz/dt [*, Z]`` per second, in the order of
     ``state_spec(env_id, O).layout``, actions in the units of the task and clipped to their range. Give it as
     ``Known(nominal=f)`` to the model ``nominal-residual``, which learns what the MuJoCo model gets wrong.
     `mass` multiplies masses and inertias of all bodies of the task's own model, `damping` that of all
@@ -52,6 +52,8 @@ class NominalMuJoCo:
       the same everywhere, so that no force depends on it.
     - It is the field of continuous time, without what the task's integrator adds (HalfCheetah takes damping
       implicitly), and it sees velocities as the task shows them (some are clipped to 10 per second).
+    - An angle shown as cosine and sine lies within half a turn: where Reacher's elbow gives way to more than
+      that, it is taken for bent the other way.
     - A row that is not finite, or too far out for any robot, gets the rate NaN.
 
     Gradients to z and action are central differences, taken only where torch asks for them; of a clipped
@@ -94,15 +96,15 @@ class NominalMuJoCo:
         self._low = np.where(limited, self.model.actuator_ctrlrange[:, 0], -np.inf)
         self._high = np.where(limited, self.model.actuator_ctrlrange[:, 1], np.inf)
 
-    def __call__(self, z: Tensor, action: Tensor) -> Tensor:
+    def __call__(self, z: Tensor, a: Tensor) -> Tensor:
         width, n_action = self.layout.n_state, self.model.nu
-        if z.shape[-1:] != (width,) or action.shape != (*z.shape[:-1], n_action):
+        if z.shape[-1:] != (width,) or a.shape != (*z.shape[:-1], n_action):
             raise UsageError(
-                f"z [*, {width}] and action [*, {n_action}]",
-                f"{tuple(z.shape)} and {tuple(action.shape)}",
+                f"z [*, {width}] and a [*, {n_action}]",
+                f"{tuple(z.shape)} and {tuple(a.shape)}",
                 "Give each state, in the order of state_spec(env_id, O).layout, its action.",
             )
-        rates: Tensor = _Rates.apply(z, action, self)
+        rates: Tensor = _Rates.apply(z, a, self)
         return rates
 
     def rates(self, z: Float64Array, action: Float64Array) -> Float64Array:

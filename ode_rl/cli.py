@@ -304,7 +304,8 @@ def _summary(evaluation: Any) -> None:
         f"mean return     {evaluation.mean_return:.2f} ± {evaluation.std_return:.2f} "
         f"over {evaluation.n_episodes} episodes of {evaluation.env_id}"
     )
-    print(f"decisions       {ms:.2f} ms each, {1e3 / ms:.0f} Hz")
+    slow = evaluation.ms_per_decision_p99
+    print(f"decisions       {ms:.2f} ms each ({slow:.2f} ms at the 99th percentile), {1e3 / ms:.0f} Hz")
 
 
 def _list() -> int:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ode_rl.buffer import IntArray, ReplayBuffer
 from ode_rl.errors import UsageError
-from ode_rl.losses import BETA, LIKELIHOODS, Losses, derivative_losses, segment_losses
+from ode_rl.losses import BETA, LIKELIHOODS, SMALLEST_LOG_NOISE, Losses, derivative_losses, segment_losses
 from ode_rl.types import Segment
 from ode_rl.world_model import WorldModel
 
@@ -93,6 +93,7 @@ class FitReport:
         }
 
 
+SMALLEST_SQUARE = math.exp(2 * SMALLEST_LOG_NOISE)
 # A logarithm has to cover orders of magnitude in the updates in which a weight moves by its own size.
 NOISE_SPEED = 10.0
 Watch = Callable[[int, Losses], bool]
@@ -185,12 +186,19 @@ class _Part:
 
     def check(self, losses: Losses) -> None:
         """Keep the parameters if their held-out loss is the lowest yet."""
-        loss = getattr(losses, self.name)
-        score = math.inf if loss is None else float(loss.sum())
+        score = self._score(losses)
         self.since_best += 1
         if score < self.best:
             self.best, self.since_best = score, 0
             self.kept = [p.detach().clone() for p in self.parameters]
+
+    def _score(self, losses: Losses) -> float:
+        if self.name == "dynamics" and losses.square is not None:
+            # The likelihood of the held-out data under the noise that suits them best, whatever noise the
+            # training data have led to: 0.5 log(mean square), over dimensions and members.
+            return float(losses.square.clamp_min(SMALLEST_SQUARE).log().sum()) / 2
+        loss = getattr(losses, self.name)
+        return math.inf if loss is None else float(loss.sum())
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -260,7 +268,13 @@ def _descend(
     for part in parts:
         part.restore()
     with torch.no_grad():
-        final = losses_of(source.draw() if held_out is None else held_out, beta=0.0)
+        last = source.draw() if held_out is None else held_out
+        final = losses_of(last, beta=0.0)
+        if final.square is not None:
+            # Of the noise, data that were not trained on know best: the errors there.
+            best = final.square.clamp_min(SMALLEST_SQUARE).log() / 2
+            model.log_noise.copy_(torch.where(best.isfinite(), best, 0.0).unsqueeze(1))
+            final = losses_of(last, beta=0.0)
     return FitReport(
         done,
         done < updates,

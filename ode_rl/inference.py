@@ -24,10 +24,17 @@ from ode_rl.names import PRECISIONS
 from ode_rl.world_model import ONE_STEP, Rollout, WorldModel
 
 
-def resolve_precision(name: str, device: torch.device | str) -> str:
+# Below these sizes the conversions of bfloat16 cost more than its products save (benchmarks/planner.py).
+LEAST_WIDTH, LEAST_ROWS = 192, 64
+
+
+def resolve_precision(
+    name: str, device: torch.device | str, width: int = LEAST_WIDTH, rows: int = LEAST_ROWS
+) -> str:
     """``"bfloat16"`` or ``"float32"`` for ``"auto"``: by what the processor can do, never by a timing.
 
-    Processors with matrix units for bfloat16 (AMX, or a GPU from compute capability 8.0) get bfloat16.
+    Processors with matrix units for bfloat16 (AMX, or a GPU from compute capability 8.0) get bfloat16 where
+    products are large enough for them: hidden layers of `width` units, `rows` plans on every member.
 
     Raises:
         UsageError: for an unknown name.
@@ -36,6 +43,8 @@ def resolve_precision(name: str, device: torch.device | str) -> str:
         raise UsageError(f"a precision among {', '.join(PRECISIONS)}", repr(name), "Write --precision auto.")
     if name != "auto":
         return name
+    if width < LEAST_WIDTH or rows < LEAST_ROWS:
+        return "float32"
     device = torch.device(device)
     if device.type == "cuda":
         able = torch.cuda.get_device_capability(device) >= (8, 0)

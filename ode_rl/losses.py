@@ -30,13 +30,15 @@ class Losses(NamedTuple):
     """Losses per member ``[E]``, means over what the mask shows; `end` is None for endless tasks.
 
     `end` belongs to the hazard (or to the only way to end), `boundary` to the classifier of a model with
-    both. `n_evals` counts evaluations of the vector field, `n_failed` intervals that could not be solved.
+    both. ``square [E, O]`` are mean squares of the errors of the dynamics, taken back to one native interval.
+    `n_evals` counts evaluations of the vector field, `n_failed` intervals that could not be solved.
     """
 
     dynamics: Tensor
     reward: Tensor
     end: Tensor | None
     boundary: Tensor | None = None
+    square: Tensor | None = None
     n_evals: int = 0
     n_failed: Tensor | None = None
 
@@ -73,6 +75,7 @@ def segment_losses(
     log_noise = model.log_noise.clamp_min(SMALLEST_LOG_NOISE)
     age = (segment.dt.cumsum(-1) / model.native_dt).log().unsqueeze(-1) * 0.5
     dynamics, reward, end, boundary = (z.new_zeros(()) for _ in range(4))
+    square = z.new_zeros(())
     n, n_paid = z.new_zeros(()), z.new_zeros(())
     n_evals, n_failed = 0, z.new_zeros(())
     ends = model.ends and model.known.termination is None
@@ -85,6 +88,9 @@ def segment_losses(
         error = torch.where(shown.unsqueeze(-1), (outcome.z - segment.obs[..., k + 1, :]) / unit, 0.0)
         nll = _nll(error, log_noise + age[..., k, :], likelihood, beta) * moving
         dynamics = dynamics + _sum(nll.sum(-1) / moving.sum().clamp_min(1), mask)
+        with torch.no_grad():
+            off = error * (-age[..., k, :]).exp()
+            square = square + (off.square() * mask.unsqueeze(-1)).sum(-2)
         ended = segment.terminated[..., k].to(z.dtype)
         paid = mask * (1 - ended)
         reward_error = torch.where(shown, (outcome.reward - segment.reward[..., k]) / reward_unit, 0.0)
@@ -103,6 +109,7 @@ def segment_losses(
         reward / n_paid.clamp_min(1),
         end / n if ends else None,
         boundary / n if ends and model.boundary is not None else None,
+        square / n.unsqueeze(-1),
         n_evals,
         n_failed,
     )
@@ -141,11 +148,14 @@ def derivative_losses(model: WorldModel, segment: Segment) -> Losses:
         spread > 0, spread, torch.ones_like(spread)
     )
     dynamics = (huber(error) * moving).sum(-1) / moving.sum().clamp_min(1)
+    dynamics = (dynamics * mask).mean(-1)
+    if model.known.reward is not None:
+        return Losses(dynamics, torch.zeros_like(dynamics), None)
     paid = mask * (1 - segment.terminated[..., 0].to(z.dtype))
     reward_error = (
         model.reward(middle, a)[..., 0] - segment.reward[..., 0] / dt[..., 0]
     ) / model.reward.out_spread
-    return Losses((dynamics * mask).mean(-1), (huber(reward_error, REWARD_HUBER) * paid).mean(-1), None)
+    return Losses(dynamics, (huber(reward_error, REWARD_HUBER) * paid).mean(-1), None)
 
 
 def gaussian_nll(error: Tensor, log_std: Tensor, beta: float = BETA) -> Tensor:

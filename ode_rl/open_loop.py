@@ -345,7 +345,7 @@ def _noise_std(model: WorldModel, recorded: Recorded, paths: Tensor) -> Tensor:
     """Root mean square distance ``[E, n, H, O]`` of noisy particles from the ``paths [E, n, H, O]`` without.
 
     The noise that `segment_losses` fits strikes at the end of every interval, ``unit * noise * sqrt(dt /
-    native dt)``; from there the dynamics carry it on, so that noise of a velocity becomes one of the position.
+    native dt)``; the dynamics carry it on, so that noise of a velocity becomes one of the position.
     """
     e, n, h, width = paths.shape
     unit = model.dynamics.out_spread * model.native_dt

@@ -11,6 +11,7 @@ from ode_rl.buffer import ReplayBuffer
 from ode_rl.consistency import check_solver_consistency
 from ode_rl.errors import UsageError
 from ode_rl.fit import FitConfig, fit
+from ode_rl.names import DISCRETE_MODELS
 from ode_rl.types import Transition
 from ode_rl.world_model import WorldModel, WorldModelConfig
 
@@ -59,7 +60,7 @@ def test_dt_mlp_sees_the_interval_of_every_sample() -> None:
     assert not torch.allclose(together[:, 0], together[:, 2])
 
 
-@pytest.mark.parametrize("structure", ["residual-mlp", "dt-mlp"])
+@pytest.mark.parametrize("structure", DISCRETE_MODELS)
 def test_the_first_interval_of_a_roll_is_a_step(structure: str) -> None:
     model = made(structure)
     z, plan, dt = torch.rand(2, 4, 1), torch.rand(2, 4, 3, 1), torch.tensor([0.1, 0.2, 0.05])
@@ -67,16 +68,26 @@ def test_the_first_interval_of_a_roll_is_a_step(structure: str) -> None:
     torch.testing.assert_close(first.z, model.step(z, plan[..., 0, :], dt[0]).z)
 
 
-def test_dt_mlp_learns_mixed_intervals_where_the_blind_rival_cannot() -> None:
+def test_gru_dt_alone_remembers_the_intervals_before() -> None:
+    z, plan, dt = torch.rand(2, 4, 1), torch.rand(2, 4, 2, 1), torch.tensor([0.1, 0.2])
+    for structure in DISCRETE_MODELS:
+        model = made(structure)
+        first, second = model.roll(z, plan, dt)
+        alone = model.step(first.z, plan[..., 1, :], dt[1])
+        assert torch.allclose(second.z, alone.z, atol=1e-7) == (structure != "gru-dt"), structure
+
+
+def test_what_sees_the_interval_learns_mixed_ones_where_the_blind_rival_cannot() -> None:
     buffer = decay_data(600, (0.05, 0.1, 0.4), seed=1)
     config = FitConfig(updates=400, warm_start_updates=0, segment_length=1, batch_size=64)
     errors = {}
-    for structure in ("residual-mlp", "dt-mlp"):
+    for structure in DISCRETE_MODELS:
         model = made(structure)
         fit(model, buffer, config, np.random.default_rng(0), "cpu")
         errors[structure] = max(error_at(model, dt) for dt in (0.05, 0.4))
-    assert errors["dt-mlp"] < 0.1
-    assert errors["residual-mlp"] > 3 * errors["dt-mlp"]
+    for sees in ("dt-mlp", "gru-dt"):
+        assert errors[sees] < 0.1
+        assert errors["residual-mlp"] > 3 * errors[sees]
 
 
 def test_a_discrete_model_has_no_solver_to_check() -> None:

@@ -15,9 +15,10 @@ import ode_rl.fit
 from ode_rl.buffer import ReplayBuffer
 from ode_rl.errors import UsageError
 from ode_rl.fit import BLOCK, FitConfig, FitReport, SegmentSource, fit
-from ode_rl.losses import Losses, segment_losses
+from ode_rl.known import Known
+from ode_rl.losses import BETA, LIKELIHOODS, Losses, segment_losses
 from ode_rl.settings import build
-from ode_rl.types import Segment, Transition
+from ode_rl.types import Segment, Solver, Transition
 from ode_rl.world_model import WorldModel, WorldModelConfig
 
 Array = npt.NDArray[np.float64]
@@ -162,6 +163,165 @@ def test_where_the_task_ends_is_learned_and_what_it_pays_before(termination: str
     assert float(inward.log_survival.exp().mean(0)[0]) > 0.6
     # The terminal intervals paid 0 and are not learned: the rate is 1 right up to the bound.
     assert (outcome.reward / NATIVE).mean(0).tolist() == pytest.approx([1.0, 1.0, 1.0], abs=0.05)
+
+
+def both_ends() -> WorldModelConfig:
+    return WorldModelConfig(n_members=2, hidden=(16,), head_hidden=(16, 16), termination="auto")
+
+
+def crossing(n: int, seed: int = 0) -> ReplayBuffer:
+    """A point that is thrown and ends where an interval ends beyond 1; it may come back within one."""
+    rng = np.random.default_rng(seed)
+    buffer = ReplayBuffer(n, 2, 1)
+    for _ in range(n):
+        x, v, a, dt = rng.uniform(-1, 1), 3 * rng.normal(), rng.uniform(-1, 1), float(rng.uniform(0.05, 0.5))
+        after = np.array([x + v * dt + 5 * a * dt**2, v + 10 * a * dt])
+        buffer.add(Transition(np.array([x, v]), np.array([a]), 0.0, after, dt, abs(after[0]) > 1, True))
+    return buffer
+
+
+def struck(n: int, seed: int = 0) -> ReplayBuffer:
+    """A point that ends by chance, at 3 per second wherever it is while it is pushed, however it moves."""
+    rng = np.random.default_rng(seed)
+    buffer = ReplayBuffer(n, 1, 1)
+    for _ in range(n):
+        x, action, dt = rng.uniform(-1, 1), float(rng.choice([-1.0, 1.0])), float(rng.uniform(0.02, 0.4))
+        ended = action > 0 and rng.random() > math.exp(-3 * dt)
+        after = x + dt * rng.choice([-1, 1])
+        buffer.add(Transition(np.array([x]), np.array([action]), 0.0, np.array([after]), dt, ended, True))
+    return buffer
+
+
+@pytest.mark.parametrize(("data", "by"), [(crossing, "boundary"), (struck, "hazard")])
+def test_of_two_ways_to_end_the_one_by_which_the_task_ends_is_chosen(data: Any, by: str) -> None:
+    buffer = data(800)
+    model = world(n_obs=buffer.arrays().obs.shape[1], config=both_ends())
+    report = fitted(model, buffer, FitConfig(200, 50, 64, 1, 1e-2, patience=50))
+    assert report.end is not None
+    assert report.boundary is not None
+    assert report.ends_by == model.ends_by == by
+    assert (report.boundary < report.end) == (by == "boundary")
+    assert report.scalars()["ends_by_boundary"] == float(by == "boundary")
+    better, worse = sorted((report.boundary, report.end))
+    assert better < 0.75 * worse
+
+
+def test_the_chance_to_end_that_plans_see_is_that_of_the_way_that_was_chosen() -> None:
+    model = world(n_obs=1, config=both_ends())
+    fitted(model, struck(800), FitConfig(200, 50, 64, 1, 1e-2, patience=50))
+    pushed = torch.tensor([1.0, 1.0, -1.0])[None, :, None].expand(2, -1, -1)
+    dt = torch.tensor([0.1, 0.3, 0.3])
+    with torch.no_grad():
+        found = model.step(torch.zeros(2, 3, 1), pushed, dt).log_survival
+    assert found is not None
+    # 3 per second while pushed, ends weighing more than their number by the root of the imbalance: an
+    # interval's odds to end are that much larger, its time plays the same part.
+    hazard = (-found / dt).mean(0)
+    assert float(hazard[2]) < 0.5
+    assert float(hazard[0]) == pytest.approx(float(hazard[1]), rel=0.25)
+    assert float(hazard[0]) > 3
+
+
+def test_a_reward_and_an_end_that_are_known_are_not_fitted() -> None:
+    known = Known(lambda obs, a, after, dt: dt + 0 * obs[..., 0], lambda after: after[..., 0].abs() > 1)
+    model = WorldModel(1, 1, NATIVE, both_ends(), torch.Generator().manual_seed(0), None, known)
+    heads = [*model.reward.net.parameters(), *model.end.net.parameters()]
+    assert model.boundary is not None
+    heads.extend(model.boundary.net.parameters())
+    before = [p.detach().clone() for p in heads]
+    report = fitted(model, falling(300), QUICK)
+    assert report.end is report.boundary is None
+    assert report.reward == pytest.approx(0.0, abs=1e-12)  # 1 per second, as the task pays
+    assert report.skipped == 0
+    assert all(torch.equal(p, q) for p, q in zip(before, heads, strict=True))
+
+
+def noisy_world(n: int, noise: float, seed: int = 0) -> ReplayBuffer:
+    """``dx = -x dt + a dt + noise dW`` in two dimensions, the second one with a third of the noise."""
+    rng = np.random.default_rng(seed)
+    buffer = ReplayBuffer(n, 2, 1)
+    for _ in range(n):
+        x, a, dt = rng.uniform(-1, 1, 2), rng.uniform(-1, 1), float(rng.choice([0.05, 0.1, 0.2]))
+        after = a + (x - a) * math.exp(-dt) + noise * math.sqrt(dt) * rng.normal(size=2) * [1, 1 / 3]
+        buffer.add(Transition(x, np.array([a]), 0.0, after, dt, False, True))
+    return buffer
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "huber"])
+def test_the_noise_that_is_fitted_is_the_noise_of_the_data(likelihood: str) -> None:
+    noise = 0.4
+    model = world()
+    config = FitConfig(200, 100, 128, 1, learning_rate=1e-2, patience=50, likelihood=likelihood)
+    report = fitted(model, noisy_world(2000, noise), config)
+    assert report.skipped == 0
+    # In units of the typical change of a native interval, for which Brownian motion has noise^2 * native.
+    unit = model.dynamics.out_spread * NATIVE
+    found = (model.log_noise.detach().exp().mean(0)[0] * unit).tolist()
+    true = noise * math.sqrt(NATIVE)
+    assert found == pytest.approx([true, true / 3], rel=0.2)
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_held_out_data_are_scored_by_the_likelihood_without_its_weight(likelihood: str) -> None:
+    model, buffer = world(), linear_world(300)
+    config = FitConfig(20, 10, 16, 2, check_every=5, likelihood=likelihood)
+    report = fitted(model, buffer, config)
+    held_out = SegmentSource(buffer, 2, config, np.random.default_rng(0)).check()
+    assert held_out is not None
+    with torch.no_grad():
+        proper, weighted = (
+            float(segment_losses(model, held_out, 1.0, likelihood, beta).dynamics.mean())
+            for beta in (0, BETA)
+        )
+    assert report.dynamics == pytest.approx(proper, rel=1e-5)
+    assert abs(report.dynamics - weighted) > 0.01
+
+
+def test_segments_grow_from_one_interval_to_their_length_over_the_curriculum() -> None:
+    lengths: list[int] = []
+
+    class Lengths(Recorded):
+        def segments(self, starts: npt.NDArray[np.int64], length: int) -> Segment:
+            lengths.append(length)
+            return super().segments(starts, length)
+
+    buffer = Lengths(60, 2, 1)
+    buffer.restore(linear_world(60).state())
+    config = FitConfig(20, 0, 8, segment_length=4, curriculum=0.5, held_out=0.0)
+    fitted(world(), buffer, config)
+    assert lengths[:-1] == [1, 1, 2, 2, 3, 3, 3, 4, 4, *[4] * 11]
+    lengths.clear()
+    fitted(world(), buffer, FitConfig(20, 0, 8, segment_length=4, held_out=0.0))
+    assert set(lengths) == {4}
+
+
+def test_a_watch_sees_every_check_and_may_end_the_fit() -> None:
+    seen: list[tuple[int, float]] = []
+
+    def watch(updates: int, losses: Losses) -> bool:
+        seen.append((updates, float(losses.dynamics.mean())))
+        return updates >= 15
+
+    config = FitConfig(40, 10, 16, 2, check_every=5, patience=99)
+    report = fit(world(), linear_world(300), config, np.random.default_rng(0), "cpu", watch)
+    assert [updates for updates, _ in seen] == [5, 10, 15]
+    assert report.updates == 15
+    assert report.stopped_early
+    assert report.dynamics == pytest.approx(min(loss for _, loss in seen), rel=1e-4)
+
+
+def test_a_fit_counts_evaluations_of_the_field_and_intervals_without_a_solution() -> None:
+    config = FitConfig(10, 5, 16, segment_length=3, held_out=0.0)
+    report = fitted(world(), linear_world(100), config)
+    assert report.n_evals == 10 * 3 * 2  # the start on rates of change solves nothing
+    assert report.n_failed == 0
+    adaptive = WorldModelConfig(2, (8,), (8,), Solver("dopri5", rtol=1e-2))
+    buffer = spoiled(range(3, 6))
+    report = fitted(world(config=adaptive), buffer, FitConfig(10, 0, 16, 2, held_out=0.0))
+    assert report.n_failed == 3 * 2  # one row of two intervals in three batches
+    assert report.skipped == 0
+    assert report.scalars()["solver_failures"] == 6
+    assert report.scalars()["function_evaluations"] == report.n_evals > 10 * 2 * 6
 
 
 def test_a_second_fit_begins_with_what_the_first_has_learned() -> None:
@@ -382,3 +542,18 @@ def test_the_same_seed_gives_the_same_weights() -> None:
 def test_a_fit_that_cannot_be_is_refused_by_name(name: str) -> None:
     with pytest.raises(UsageError, match=name):
         build(FitConfig, {name: 0})
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ({"likelihood": "gauss"}, "gaussian, student-t, huber"),
+        ({"curriculum": 1.5}, "between 0 and 1"),
+        ({"curriculum": -0.1}, "between 0 and 1"),
+    ],
+)
+def test_an_unknown_likelihood_and_a_wrong_curriculum_are_refused(
+    setting: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(UsageError, match=named):
+        build(FitConfig, setting)

@@ -216,9 +216,7 @@ def test_the_likelihood_of_a_segment_is_the_one_that_was_named() -> None:
     }
 
 
-def test_under_huber_an_error_pulls_at_the_dynamics_no_harder_than_its_width_and_tells_its_whole_size_to_the_noise() -> (
-    None
-):
+def test_huber_pulls_at_the_dynamics_no_harder_than_its_width_and_tells_the_noise_all() -> None:
     model, data = learnt_world(), drawn(length=1)
     far = data._replace(obs=torch.cat([data.obs[..., :1, :], data.obs[..., 1:, :] + 100], -2))
     further = data._replace(obs=torch.cat([data.obs[..., :1, :], data.obs[..., 1:, :] + 200], -2))

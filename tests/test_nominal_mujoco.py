@@ -38,7 +38,7 @@ def heavy_pole(model: Any) -> None:
 
 def course(env_id: str, n: int, seed: int = 0) -> list[tuple[Any, Any, Any, Any]]:
     """Observation, action, and MuJoCo's qacc and qvel on `n` steps of the task under random actions."""
-    env, found = make_task(env_id), []
+    env, found = make_task(env_id), list[tuple[Any, Any, Any, Any]]()
     base: Any = env.unwrapped
     env.action_space.seed(seed)
     env.reset(seed=seed)
@@ -50,7 +50,8 @@ def course(env_id: str, n: int, seed: int = 0) -> list[tuple[Any, Any, Any, Any]
             env.reset()
         data.qpos[:], data.qvel[:], data.ctrl[:] = base.data.qpos, base.data.qvel, action
         mujoco.mj_forward(base.model, data)
-        if np.abs(data.qvel).max() < 10:  # beyond, some tasks do not show the velocity
+        # Some tasks clip the velocities they show, and Reacher's elbow gives way beyond its limit.
+        if np.abs(data.qvel).max() < 10 and abs(data.qpos[1]) < np.pi:
             found.append((base._get_obs(), action, data.qacc.copy(), data.qvel.copy()))
     return found
 
@@ -108,7 +109,7 @@ def test_the_rates_of_reachers_rest_are_those_of_its_observations() -> None:
     before, after, now = (spec.encode(obs) for obs in seen)
     rate = nominal(now, now.new_zeros(2))
     torch.testing.assert_close(rate[-4:], ((after - before) / (2 * h))[-4:], rtol=1e-6, atol=1e-7)
-    assert rate[-2:].abs().min() > 0.05
+    assert rate[-2:].abs().min() > 0.02
     np.testing.assert_array_equal(rate[-4:-2], 0)
 
 
@@ -139,6 +140,8 @@ def test_a_cart_with_a_pole_moves_as_in_the_textbook_whatever_the_factors() -> N
     for name, factor in (("cart", 1.7), ("pole", 3.4)):
         np.testing.assert_allclose(wrong.model.body(name).mass, factor * true.model.body(name).mass)
         np.testing.assert_allclose(wrong.model.body(name).inertia, factor * true.model.body(name).inertia)
+    # Contacts look at what MuJoCo derives from the masses.
+    np.testing.assert_allclose(wrong.model.body_subtreemass[0], wrong.model.body_mass.sum())
     np.testing.assert_allclose(wrong.model.dof_damping, [0.2, 0.2])
     np.testing.assert_allclose(wrong.model.opt.gravity, [0, 0, -0.3 * 9.81])
     for nominal in (true, wrong):
@@ -290,7 +293,7 @@ def test_factors_without_a_physics_are_refused(factors: dict[str, Any]) -> None:
 def test_states_and_actions_of_another_width_are_refused() -> None:
     nominal = NominalMuJoCo(POLE)
     for z, action in ((5, 1), (4, 2)):
-        with pytest.raises(UsageError, match=r"z \[\*, 4\] and action \[\*, 1\]"):
+        with pytest.raises(UsageError, match=r"z \[\*, 4\] and a \[\*, 1\]"):
             nominal(torch.zeros(2, 3, z), torch.zeros(2, 3, action))
 
 
@@ -331,7 +334,7 @@ def change_error(model: WorldModel, buffer: ReplayBuffer) -> float:
 def test_what_a_wrong_model_gets_wrong_is_learned_from_300_steps() -> None:
     train, test = recorded(300, seed=0), recorded(200, seed=1)
     wrong = Known(nominal=NominalMuJoCo(POLE, edit=heavy_pole))
-    config = FitConfig(updates=200, warm_start_updates=200, batch_size=64, patience=20)
+    config = FitConfig(updates=120, warm_start_updates=150, batch_size=32, patience=20)
     residual, plain = world("nominal-residual", wrong), world("ode", Known())
     nominal_alone = change_error(residual, test)
     for model in (residual, plain):

@@ -16,7 +16,7 @@ from tests.known_worlds import known_world
 
 E, N, Z, A = 3, 4, 2, 1
 PRECISE = Solver("dopri5", rtol=1e-10, atol=1e-10)
-TERMINATIONS = ["never", "hazard", "boundary"]
+TERMINATIONS = ["never", "hazard", "boundary", "auto"]
 
 
 def draw(*shape: int, seed: int) -> Tensor:
@@ -148,6 +148,46 @@ def test_a_stored_world_remembers_whether_tasks_end() -> None:
     assert_same(endless.step(z, a, seconds(0.1)), ending.step(z, a, seconds(0.1)))
     ending.load_state_dict(learned("never").state_dict())
     assert ending.step(z, a, seconds(0.1)).log_survival is None
+
+
+def both_ways() -> WorldModel:
+    model = learned("auto")
+    assert model.boundary is not None
+    return model
+
+
+def test_a_world_with_both_ways_to_end_plans_by_the_one_that_was_chosen() -> None:
+    model = both_ways()
+    z, a, dt = draw(E, N, Z, seed=1), draw(E, N, A, seed=2), seconds(0.1)
+    by_hazard = model.step(z, a, dt)
+    hazard_alone = learned("hazard")
+    hazard_alone.load_state_dict({k: v for k, v in model.state_dict().items() if "boundary" not in k})
+    assert_same(by_hazard, hazard_alone.step(z, a, dt))
+    model.choose_termination("boundary")
+    by_boundary = model.step(z, a, dt)
+    assert model.boundary is not None
+    logit = model.boundary(by_boundary.z, z[..., :0])[..., 0]
+    torch.testing.assert_close(log_survival(by_boundary), F.logsigmoid(-logit))
+    assert not torch.allclose(log_survival(by_boundary), log_survival(by_hazard))
+    plan = a.unsqueeze(2)
+    assert_same(next(iter(model.roll(z, plan, dt))), by_boundary)
+    # While it is fitted the hazard is integrated all the same: both have to be scored.
+    torch.testing.assert_close(
+        log_survival(next(iter(model.roll(z, plan, dt, fitting=True)))), log_survival(by_hazard)
+    )
+    model.choose_termination("hazard")
+    assert_same(model.step(z, a, dt), by_hazard)
+
+
+@pytest.mark.parametrize("by", ["hazard", "boundary"])
+def test_a_stored_world_remembers_which_way_to_end_was_chosen(by: str) -> None:
+    one, other = both_ways(), both_ways()
+    one.choose_termination(by)
+    other.choose_termination("boundary" if by == "hazard" else "hazard")
+    other.load_state_dict(one.state_dict())
+    assert other.ends_by == by
+    z, a, dt = draw(E, N, Z, seed=1), draw(E, N, A, seed=2), seconds(0.1)
+    assert_same(one.step(z, a, dt), other.step(z, a, dt))
 
 
 # --- rows, members, plans ----------------------------------------------------------------------------------
