@@ -48,7 +48,7 @@ type: install  ## check types
 	$(BIN)/mypy ode_rl tests $(wildcard benchmarks/*.py)
 
 bench: install  ## re-measure one seed of one row of TOPIC, or of every topic
-	@for script in $(or $(TOPIC:%=benchmarks/%.py),$(wildcard benchmarks/[a-z]*.py)); do \
+	@for script in $(or $(TOPIC:%=benchmarks/%.py),$(filter-out benchmarks/plot_%,$(wildcard benchmarks/[a-z]*.py))); do \
 		echo "$$script --quick $(ARGS)"; $(BIN)/python $$script --quick $(ARGS) || exit 1; \
 	done
 

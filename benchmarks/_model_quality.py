@@ -25,7 +25,7 @@ TRAINING_RATIOS = (0.7, 1.4)
 # x0.4 and x0.6 bracket x0.5 where five physics steps make a control interval.
 TEST_RATIOS = (0.25, 0.4, 0.5, 0.6, 1.0, 2.0, 4.0)
 SEEN, FEW, UNSEEN = 10_000, 2_000, 2_000
-FIT = FitConfig(updates=2000, warm_start_updates=500, batch_size=256, patience=100, check_every=100)
+FIT = FitConfig(updates=1500, warm_start_updates=500, batch_size=128, patience=100, check_every=100)
 
 
 def fitted(
@@ -52,12 +52,11 @@ def fitted(
 
 
 def off_dt(table: Table, seed: int) -> None:
-    """Train on log-uniform 0.7-1.4x native, test outside; residual-mlp gets its best use.
-
-    The same ode models serve the row coverage.
-    """
+    """Train on log-uniform 0.7-1.4x native, test outside; residual-mlp gets its best use."""
     for task in FIVE:
-        models = [m for m in ("ode", "residual-mlp", "dt-mlp", "gru-dt") if table.wants(task, m, seed)]
+        # dt-mlp is the rival that counts; the recurrent one is measured once.
+        rivals = ("residual-mlp", "dt-mlp", "gru-dt") if seed == 0 else ("residual-mlp", "dt-mlp")
+        models = [m for m in ("ode", *rivals) if table.wants(task, m, seed)]
         if not models:
             continue
         world = WORLDS[task]
@@ -77,15 +76,21 @@ def off_dt(table: Table, seed: int) -> None:
             numbers.append(table.number(task, structure, seed, "mean NRMSE outside the training dt", mean))
             numbers.append(table.number(task, structure, seed, "fit", seconds, "s"))
             table.write(task, structure, seed, numbers)
-            if structure == "ode" and task in SMOOTH:
-                _coverage(Table(table.path, "coverage", table.command), model, task, seed)
+
+
+def coverage(table: Table, seed: int) -> None:
+    """Share of held-out truth inside the 90 % bands of the ode models of the row off-dt."""
+    for task in SMOOTH:
+        if table.wants(task, "ode", seed):
+            model, _ = fitted(WORLDS[task], "ode", record(WORLDS[task], SEEN, TRAINING_RATIOS, seed), seed)
+            _coverage(table, model, task, seed)
 
 
 def data_limited(table: Table, seed: int) -> None:
     """2,000 transitions at native dt: plain against second-order (and Lagrangian, for small robots)."""
     for task in FIVE:
         # The mass matrices of larger robots take too long here.
-        mechanical = ("second-order", "lagrangian") if task in FIVE[:2] else ("second-order",)
+        mechanical = ("second-order", "lagrangian") if task in FIVE[:2] and seed == 0 else ("second-order",)
         models = [m for m in ("ode", *mechanical) if table.wants(task, m, seed)]
         if not models:
             continue
@@ -94,7 +99,7 @@ def data_limited(table: Table, seed: int) -> None:
         test = record(world, UNSEEN, 1.0, 1000 + seed)
         unit = change_unit(test)
         for structure in models:
-            config = replace(FIT, updates=1000)
+            config = replace(FIT, updates=800)
             # Mechanical fields are stiffer than plain ones: the same short steps for all.
             solver = Solver("midpoint", max_step=0.025)
             model, seconds = fitted(world, structure, episodes, seed, config, solver)
@@ -142,7 +147,7 @@ def energy(table: Table, seed: int) -> None:
         fit(
             model,
             buffer_of(episodes),
-            replace(FIT, updates=4000, batch_size=512),
+            replace(FIT, updates=2500, batch_size=256),
             np.random.default_rng(seed),
             "cpu",
         )

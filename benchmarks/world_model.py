@@ -4,7 +4,7 @@
     python benchmarks/world_model.py --rows off-dt --seeds 0  # one row
     python benchmarks/world_model.py --quick                  # one seed of one task, a few minutes
 
-Rows: off-dt (with coverage), data-limited, energy, termination, mechanics, warm-start, batch-dt, plateau,
+Rows: off-dt, coverage, data-limited, energy, termination, mechanics, warm-start, batch-dt, plateau,
 adjoint.
 Errors are on episodes recorded with other seeds. Results that are there already are skipped.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from _model_cost import adjoint, batch_dt, plateau, warm_start
-from _model_quality import data_limited, energy, mechanics, off_dt, termination
+from _model_quality import coverage, data_limited, energy, mechanics, off_dt, termination
 from _rows import Table
 from _table import RESULTS
 
@@ -25,6 +25,7 @@ ROWS: dict[str, Callable[[Table, int], None]] = {
     "off-dt": off_dt,
     "data-limited": data_limited,
     "energy": energy,
+    "coverage": coverage,
     "termination": termination,
     "mechanics": mechanics,
     "warm-start": warm_start,

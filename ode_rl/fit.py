@@ -93,6 +93,9 @@ class FitReport:
         }
 
 
+SMALLEST_UNIT = 1e-30
+# The share of errors that the band of the noise holds, and its half width in standard deviations.
+BAND, BAND_WIDTH = 0.9, 1.6449
 SMALLEST_SQUARE = math.exp(2 * SMALLEST_LOG_NOISE)
 # A logarithm has to cover orders of magnitude in the updates in which a weight moves by its own size.
 NOISE_SPEED = 10.0
@@ -270,10 +273,8 @@ def _descend(
     with torch.no_grad():
         last = source.draw() if held_out is None else held_out
         final = losses_of(last, beta=0.0)
-        if final.square is not None:
-            # Of the noise, data that were not trained on know best: the errors there.
-            best = final.square.clamp_min(SMALLEST_SQUARE).log() / 2
-            model.log_noise.copy_(torch.where(best.isfinite(), best, 0.0).unsqueeze(1))
+        if not derivative:
+            _take_noise(model, Segment(*(x.to(device) for x in last)))
             final = losses_of(last, beta=0.0)
     return FitReport(
         done,
@@ -287,6 +288,25 @@ def _descend(
         n_evals,
         int(n_failed),
     )
+
+
+@torch.no_grad()
+def _take_noise(model: WorldModel, segment: Segment) -> None:
+    """Let the noise of the model be that of its errors after one interval of data it was not trained on.
+
+    ``sigma = quantile_90(|error|) / 1.645``, the Gaussian whose 90 % band holds 90 % of the errors: contacts
+    and joint limits make a few of them so large that the root mean square would say nothing of the others.
+    """
+    first = Segment(segment.obs[..., :2, :], *(x[:, :, :1] for x in segment[1:]))
+    outcome = next(iter(model.roll(first.obs[..., 0, :], first.action, first.dt, fitting=True)))
+    unit = model.dynamics.out_spread * model.native_dt
+    age = (first.dt / model.native_dt).sqrt()
+    error = (outcome.z - first.obs[..., 1, :]).abs() / (unit.clamp_min(SMALLEST_UNIT) * age)
+    shown = (outcome.ok & (first.mask[..., 0] > 0)).unsqueeze(-1)
+    noise = torch.where(shown, error, torch.nan).nanquantile(BAND, 1, keepdim=True) / BAND_WIDTH
+    known = (unit > 0) & noise.isfinite()
+    noise = noise.clamp_min(math.exp(SMALLEST_LOG_NOISE)).log()
+    model.log_noise.copy_(torch.where(known, noise, model.log_noise))
 
 
 def _length(config: FitConfig, progress: float) -> int:

@@ -23,7 +23,6 @@ from ode_rl.integrate import n_substeps
 from ode_rl.names import PRECISIONS
 from ode_rl.world_model import ONE_STEP, Rollout, WorldModel
 
-
 # Below these sizes the conversions of bfloat16 cost more than its products save (benchmarks/planner.py).
 LEAST_WIDTH, LEAST_ROWS = 192, 64
 
@@ -99,7 +98,7 @@ class FastModel:
         )
         if not self.is_fast or not isinstance(model.dynamics, MLPField):
             return
-        self.mean, self.spread = model.dynamics.z_mean, model.dynamics.z_spread
+        self.mean, self.spread = model.dynamics.z_mean.clone(), model.dynamics.z_spread.clone()
         with torch.no_grad():
             # The loop has no time for scales: here they go into the last layer.
             self.dynamics = self._net(model.dynamics, fold=1 / self.spread)
@@ -108,8 +107,9 @@ class FastModel:
             self.boundary = None if model.boundary is None else self._net(model.boundary)
 
     def _net(self, field: MLPField, fold: Tensor | None = None) -> _Net:
-        weights = [w.detach() for w in field.net.weights]
-        biases = [b.detach() for b in field.net.biases]
+        # Copies: the next fit writes into the weights of the model.
+        weights = [w.detach().clone() for w in field.net.weights]
+        biases = [b.detach().clone() for b in field.net.biases]
         if fold is not None:
             weights[-1] = weights[-1] * (field.out_spread * fold)
             biases[-1] = (biases[-1] * field.out_spread + field.out_mean) * fold
@@ -120,8 +120,8 @@ class FastModel:
             first_bias=biases[0].to(self.dtype),
             weights=tuple(w.to(self.dtype).contiguous() for w in weights[1:]),
             biases=tuple(b.to(self.dtype) for b in biases[1:]),
-            scale=field.out_spread,
-            offset=field.out_mean,
+            scale=field.out_spread.clone(),
+            offset=field.out_mean.clone(),
         )
 
     @property

@@ -137,8 +137,8 @@ def test_a_row_that_leaves_the_numbers_says_so_and_spoils_no_other() -> None:
     for found in (FastModel(model).rollout(z, plan, dt), model.rollout(z, plan, dt)):
         assert (~found.ok).nonzero().tolist() == [[1, 2]]
     for e in (0, 2):
-        courses = FastModel(model).rollout(z, plan, dt), model.rollout(z, plan, dt)
-        assert_same(*(_member(course, e) for course in courses))
+        fast, slow = FastModel(model).rollout(z, plan, dt), model.rollout(z, plan, dt)
+        assert_same(_member(fast, e), _member(slow, e))
 
 
 def _member(course: Rollout, e: int) -> Rollout:
@@ -151,8 +151,8 @@ def test_a_later_fit_is_not_followed_so_that_a_plan_is_scored_by_one_model() -> 
     fast = FastModel(model)
     before = fast.rollout(*inputs())
     with torch.no_grad():
-        for parameter in model.dynamics.parameters():
-            parameter.add_(1.0)
+        for tensor in (*model.parameters(), *model.dynamics.buffers(), *model.reward.buffers()):
+            tensor.add_(1.0)
     assert_same(fast.rollout(*inputs()), before, tolerance=0)
 
 
@@ -185,7 +185,7 @@ def test_the_clock_is_asked_after_every_interval_and_may_end_the_roll_out(struct
 
 @pytest.mark.parametrize("structure", ["ode", "dt-mlp"])
 @pytest.mark.parametrize("termination", ["hazard", "boundary"])
-def test_bfloat16_errs_by_a_few_of_its_own_roundings(structure: str, termination: str) -> None:
+def test_bfloat16_errs_by_no_more_than_ten_of_its_own_roundings(structure: str, termination: str) -> None:
     model = world(structure=structure, termination=termination)
     z, plan, dt = inputs()
     exact, rough = (FastModel(model, name).rollout(z, plan, dt) for name in ("float32", "bfloat16"))
@@ -194,12 +194,12 @@ def test_bfloat16_errs_by_a_few_of_its_own_roundings(structure: str, termination
     moved = (exact.z - z).square().mean((0, 1)).sqrt()
     error = (rough.z - exact.z).square().mean((0, 1)).sqrt()
     assert bool((error > 0).all())
-    assert bool((error < 4 * rounding * moved).all()), error / moved
+    assert bool((error < 10 * rounding * moved).all()), error / moved
     off = (rough.reward - exact.reward).abs().mean() / exact.reward.std()
-    assert 0 < float(off) < 4 * rounding
+    assert 0 < float(off) < 10 * rounding
     assert rough.log_survival is not None
     assert exact.log_survival is not None
-    assert float((rough.log_survival - exact.log_survival).abs().mean()) < 4 * rounding * float(
+    assert float((rough.log_survival - exact.log_survival).abs().mean()) < 10 * rounding * float(
         exact.log_survival.abs().mean()
     )
 

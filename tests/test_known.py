@@ -18,6 +18,7 @@ from ode_rl.errors import UsageError
 from ode_rl.evaluate import load_agent
 from ode_rl.known import NOTHING_KNOWN, Known, scaled
 from ode_rl.losses import segment_losses
+from ode_rl.names import PLANNERS
 from ode_rl.run import RunFolder
 from ode_rl.state import STATE_SPECS, StateSpec
 from ode_rl.types import Segment, Solver
@@ -101,7 +102,7 @@ def world(known: Known, **settings: Any) -> WorldModel:
     spec = StateSpec(rest=(0, 1)) if settings else None
     model = WorldModel(2, 2, 0.1, config, torch.Generator().manual_seed(0), spec, scaled(known, LOW, HIGH))
     g = torch.Generator().manual_seed(1)
-    model.rescale(torch.randn(50, 2, generator=g), torch.randn(50, 2, generator=g), torch.randn(50), False)
+    model.rescale(torch.randn(50, 2, generator=g), torch.randn(50, 2, generator=g), torch.ones(50), False)
     return model
 
 
@@ -124,7 +125,8 @@ def test_a_known_reward_is_that_of_the_interval_that_was_predicted() -> None:
 
 
 def test_a_known_termination_ends_a_plan_for_certain_and_nothing_else_does() -> None:
-    model, z, plan = world(Known(termination=beyond)), 4 * draw(E, N, 2) - 2, draw(E, N, 4, 2, seed=1)
+    model, plan = world(Known(termination=beyond)), draw(E, N, 4, 2, seed=1)
+    z = torch.tensor([[-3.0, 0.0], [0.4, 0.0], [2.0, 0.0]]).expand(E, N, 2)
     assert model.ends  # before any task was seen to end
     course = model.rollout(z, plan, torch.full((4,), 0.2))
     assert course.log_survival is not None
@@ -182,7 +184,7 @@ def agent(known: Known = NOTHING_KNOWN, **settings: Any) -> MPC:
     return MPC(CART, seed=0, known=known, **{**TINY, **settings})
 
 
-@pytest.mark.parametrize("method", ["icem", "gradient"])
+@pytest.mark.parametrize("method", PLANNERS)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_plans_earn_the_reward_that_is_known(method: str, precision: str) -> None:
     planner = {"method": method, "candidates": 64, "iterations": 4, "elites": 6, "init_std": 0.6}
@@ -190,7 +192,8 @@ def test_plans_earn_the_reward_that_is_known(method: str, precision: str) -> Non
         known_cart._replace(termination=None), planner=planner, precision=precision, action_cost=0.0
     )
     action, _ = knowing.predict(np.array([0.0, 0.0], np.float32))
-    assert float(action[0]) == pytest.approx(2.0, abs=0.25)  # in newtons, of 3
+    # In newtons, of 3; shooting has no more than 256 blind plans of four actions.
+    assert float(action[0]) == pytest.approx(2.0, abs=0.8 if method == "shooting" else 0.25)
 
 
 def test_plans_stay_out_of_where_the_task_is_known_to_end(monkeypatch: pytest.MonkeyPatch) -> None:

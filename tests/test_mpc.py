@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+import ode_rl.agents.mpc
 from ode_rl.agents import MPC
 from ode_rl.agents.mpc import PlanState
-from ode_rl.agents.planners import Found, Warm
+from ode_rl.agents.planners import Deadline, Found, Warm
 from ode_rl.checkpoint import write_checkpoint
 from ode_rl.errors import UsageError
+from ode_rl.names import DISCRETE_MODELS, PLANNERS
 from tests.own_tasks import Balance, SpringCart
 
 TINY: dict[str, Any] = {
@@ -265,6 +268,224 @@ def test_an_observation_that_is_not_finite_is_refused(cart: MPC, value: float) -
         cart.predict(np.array([0.0, value]))
 
 
+# --- how long the next step lasts --------------------------------------------------------------------------
+
+
+class Deaf:
+    """Chooses among fixed ramps: a search in which no noise has a part."""
+
+    def __call__(self, score: Any, warm: Warm, *rest: Any, **_: Any) -> Found:
+        b, k, a = warm.mean.shape
+        judge = rest[2] if len(rest) > 2 else score
+        ramps = torch.linspace(-1, 1, 41)[:, None] * torch.linspace(1, 0.5, k)
+        plans = ramps[None, :, :, None].expand(b, -1, -1, a)
+        plan = plans[torch.arange(b), judge(plans).argmax(1)]
+        after = Warm(plan, plan.unsqueeze(1).expand_as(warm.elites))
+        return Found(plan, after, torch.ones(b, dtype=torch.bool), n_scored=41, n_iterations=1)
+
+
+@pytest.mark.parametrize("dt", [0.08, [0.08, 0.08, 0.08], [0.02, 0.2, 0.02], [0.3, 0.02, 0.05]])
+def test_a_batch_with_its_own_durations_is_planned_as_robot_by_robot(
+    cart: MPC, monkeypatch: pytest.MonkeyPatch, dt: Any
+) -> None:
+    monkeypatch.setattr("ode_rl.agents.mpc.search", Deaf())
+    obs, each = observations(3), [dt] * 3 if isinstance(dt, float) else dt
+    together, state = cart.predict(obs, dt=dt)
+    later, _ = cart.predict(obs, state, dt=dt)
+    for i in range(3):
+        alone, own = cart.predict(obs[i], dt=each[i])
+        np.testing.assert_allclose(together[i], alone, rtol=1e-6)
+        torch.testing.assert_close(state.warm.mean[i], own.warm.mean[0])
+        torch.testing.assert_close(state.warm.elites[i], own.warm.elites[0])
+        np.testing.assert_allclose(later[i], cart.predict(obs[i], own, dt=each[i])[0], rtol=1e-6)
+
+
+def test_in_a_batch_every_robot_is_searched_for_with_its_own_duration_and_plan(cart: MPC) -> None:
+    obs = observations(3)
+    states = [cart.predict(x)[1] for x in obs]
+    warm = Warm(*(torch.cat(parts) for parts in zip(*(s.warm for s in states), strict=True)))
+    together, _ = cart.predict(obs, PlanState(warm, 1), dt=[0.02, 0.05, 0.05])
+    # The shortest come first: with the noise that this robot has alone.
+    np.testing.assert_array_equal(together[0], cart.predict(obs[0], states[0], dt=0.02)[0])
+    assert not np.array_equal(together[0], cart.predict(obs[0], states[0], dt=0.05)[0])
+
+
+def test_the_native_duration_is_meant_where_none_is_said(cart: MPC) -> None:
+    obs = observations(2)
+    said, unsaid = cart.predict(obs, dt=[0.05, 0.05]), cart.predict(obs)
+    np.testing.assert_array_equal(said[0], unsaid[0])
+    assert torch.equal(said[1].warm.mean, unsaid[1].warm.mean)
+
+
+@pytest.mark.parametrize("dt", [0.0, [0.1, 0.1], float("nan"), "long"])
+def test_a_duration_that_is_none_is_refused(cart: MPC, dt: Any) -> None:
+    with pytest.raises(UsageError, match="one number or 3"):
+        cart.predict(observations(3), dt=dt)
+
+
+def test_while_learning_plans_begin_with_the_interval_that_the_task_announces() -> None:
+    class Announcing(Reach):
+        @property
+        def interval(self) -> float:
+            return 0.1 + 0.01 * self.n
+
+    class Watched(MPC):
+        told: list[Any]
+
+        def _act(self, rows: Any, state: Any, start: Any, deterministic: bool, dt: Any, *args: Any) -> Any:
+            self.told.append(None if dt is None else dt.tolist())
+            return super()._act(rows, state, start, deterministic, dt, *args)
+
+    for env, expected in (
+        (Announcing(), [[0.1 + 0.01 * (k % 7)] for k in range(30, 40)]),
+        (Reach(), [None] * 10),
+    ):
+        agent = Watched(env, seed=0, **TINY)
+        agent.told = []
+        agent.learn(40)
+        assert agent.told == expected
+
+
+# --- how plans are searched --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", PLANNERS)
+@pytest.mark.parametrize("env", [CART, BALANCE])
+def test_an_agent_learns_and_acts_with_every_planner(method: str, env: str) -> None:
+    planner = {**TINY["planner"], "method": method, "gradient_steps": 2}
+    agent = mpc(env, planner=planner).learn(34)
+    assert agent.fits == 1
+    obs = 0.1 * observations(3)
+    action, state = agent.predict(obs)
+    again, _ = agent.predict(obs)
+    np.testing.assert_array_equal(action, again)
+    later, _ = agent.predict(obs, state)
+    assert all(agent.action_space.contains(row) for row in (*action, *later))
+    assert float(np.ptp(action)) > 0
+
+
+@pytest.mark.parametrize("structure", DISCRETE_MODELS)
+def test_a_rival_without_a_vector_field_needs_no_word_on_what_the_state_is(structure: str) -> None:
+    agent = mpc(model={**TINY["model"], "structure": structure}).learn(34)
+    assert agent.predict(observations(2))[0].shape == (2, 1)
+
+
+@pytest.mark.parametrize("settings", [{"members": "all"}, {"uncertainty": -1.0}])
+def test_all_members_are_asked_where_it_was_said_or_their_disagreement_counts(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    for name in ("assigned_scores", "ensemble_scores"):
+        real = getattr(ode_rl.agents.mpc, name)
+        monkeypatch.setattr(
+            ode_rl.agents.mpc, name, lambda *args, name=name, real=real: asked.append(name) or real(*args)
+        )
+    mpc(**settings).predict(observations(2))
+    assert set(asked) == {"ensemble_scores"}
+    mpc().predict(observations(2))
+    assert set(asked) == {"ensemble_scores", "assigned_scores"}
+
+
+def test_a_bonus_for_disagreement_and_a_penalty_lead_to_different_plans() -> None:
+    careful, neutral, curious = (
+        mpc(uncertainty=weight, members="all").predict(observations(4))[0] for weight in (-5.0, 0.0, 5.0)
+    )
+    assert not np.array_equal(careful, neutral)
+    assert not np.array_equal(neutral, curious)
+    assert not np.array_equal(careful, curious)
+
+
+def test_a_task_of_mujoco_whose_observations_are_in_double_precision_is_learned() -> None:
+    agent = mpc("InvertedPendulum-v5", horizon=0.16).learn(55)
+    assert agent.observation_space.dtype == np.float64
+    assert agent.fits == 2
+    assert int(agent.value.n_fits) > 0  # tasks that end are worth something at the end of a plan
+    assert agent.buffer.arrays().obs.dtype == np.float32
+
+
+class Ticking:
+    """A clock that goes on by a millisecond whenever somebody looks at it."""
+
+    def __init__(self) -> None:
+        self.ms = 0
+
+    def __call__(self) -> float:
+        self.ms += 1
+        return self.ms / 1000
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Ticking:
+    """The clock that budgets are measured by."""
+    ticking, real = Ticking(), Deadline.after
+    monkeypatch.setattr(Deadline, "after", lambda ms: real(ms, ticking))
+    return ticking
+
+
+@pytest.mark.parametrize("method", PLANNERS)
+def test_a_budget_in_milliseconds_ends_a_search_with_what_was_found(method: str, clock: Ticking) -> None:
+    planner = {**TINY["planner"], "method": method, "candidates": 48, "iterations": 50}
+    obs = observations(2)
+    _, state = mpc(planner=planner).predict(obs)
+    hasty = mpc(planner={**planner, "budget_ms": 60.0})
+    began = clock.ms
+    action, cut = hasty.predict(obs)
+    assert clock.ms - began < 60 + 10
+    if method != "shooting":  # which scores all its plans at once
+        assert 8 <= cut.scored < state.scored / 2
+    assert bool((action != 0).all())
+
+
+def test_a_decision_for_which_there_is_no_time_is_the_plan_of_before_and_no_failure(
+    clock: Ticking, caplog: pytest.LogCaptureFixture
+) -> None:
+    obs = observations(2)
+    _, state = mpc().predict(obs)
+    agent = mpc(planner={**TINY["planner"], "budget_ms": 1.0})
+    with caplog.at_level(logging.WARNING):
+        action, after = agent.predict(obs, state)
+    np.testing.assert_allclose(action, agent._to_env(state.warm.mean[:, 0].numpy()))
+    assert after.scored == state.scored
+    assert agent.fallbacks == 0
+    assert not caplog.records
+
+
+def test_what_is_learned_does_not_depend_on_a_budget_in_milliseconds() -> None:
+    free, hasty = mpc().learn(40), mpc(planner={**TINY["planner"], "budget_ms": 1e-6}).learn(40)
+    np.testing.assert_array_equal(free.buffer.arrays().action, hasty.buffer.arrays().action)
+
+
+@pytest.mark.parametrize("method", PLANNERS)
+def test_a_budget_in_evaluations_is_kept_and_repeats_exactly(method: str) -> None:
+    planner = {**TINY["planner"], "method": method, "iterations": 9, "budget_evaluations": 70}
+    one, again = mpc(planner=planner), mpc(planner=planner)
+    obs = observations(2)
+    action, state = one.predict(obs)
+    assert 8 <= state.scored <= 70
+    np.testing.assert_array_equal(action, again.predict(obs)[0])
+    assert one.predict(obs, state)[1].scored <= 140
+
+
+def test_where_no_plan_has_a_finite_score_the_plan_of_before_goes_on_and_that_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    agent, obs = mpc(), observations(3)
+    _, state = agent.predict(obs)
+    with torch.no_grad():
+        for weight in agent.model.dynamics.parameters():
+            weight.fill_(torch.nan)
+    agent._fast = None
+    with caplog.at_level(logging.WARNING):
+        action, after = agent.predict(obs, state)
+        agent.predict(obs, after)
+    np.testing.assert_allclose(action, agent._to_env(state.warm.mean[:, 0].numpy()))
+    assert agent.fallbacks == 6
+    assert [record.getMessage() for record in caplog.records] == [
+        f"no plan of 3 robot(s) has a finite score: the previous plan goes on ({n} times so far)"
+        for n in (3, 6)
+    ]
+
+
 # --- learning ----------------------------------------------------------------------------------------------
 
 
@@ -411,6 +632,18 @@ def test_an_agent_that_was_saved_midway_learns_on_like_the_one_that_was_not(tmp_
         either.learn(30, reset_num_timesteps=False)
     np.testing.assert_array_equal(agent.buffer.arrays().obs, loaded.buffer.arrays().obs)
     obs = observations(3)
+    np.testing.assert_array_equal(agent.predict(obs)[0], loaded.predict(obs)[0])
+
+
+@pytest.mark.parametrize("by", ["hazard", "boundary"])
+def test_a_stored_agent_plans_by_the_way_to_end_that_it_had_chosen(tmp_path: Path, by: str) -> None:
+    agent = mpc(BALANCE).learn(60)
+    assert agent.model.ends
+    agent.model.choose_termination(by)
+    agent.save(tmp_path / "agent")
+    loaded = MPC.load(tmp_path / "agent", device="cpu")
+    assert loaded.model.ends_by == by
+    obs = 0.3 * observations(3)
     np.testing.assert_array_equal(agent.predict(obs)[0], loaded.predict(obs)[0])
 
 

@@ -169,6 +169,27 @@ def test_the_judges_score_is_the_mean_over_all_members() -> None:
     torch.testing.assert_close(found[1], alone.mean(0))
 
 
+@pytest.mark.parametrize("uncertainty", [-0.5, 0.5, 2.0])
+def test_the_spread_over_the_members_counts_by_its_weight(uncertainty: float) -> None:
+    z, plans, own = candidates(3, 7)
+    world = opinionated(4)  # whose members differ by 1000: a spread of 1000 * sqrt(5) / 2 around the mean
+    found = ensemble_scores(world, z, plans, HORIZON, Objective(0.0, uncertainty=uncertainty))
+    torch.testing.assert_close(found, own + 1500 + uncertainty * 1000 * math.sqrt(5) / 2)
+
+
+def test_what_members_agree_on_has_no_spread_to_pay_for() -> None:
+    z, plans, own = candidates(2, 5)
+    world = known_world(lambda z, a: 0 * z, lambda z, a: a + z, n_members=3)
+    found = ensemble_scores(world, z, plans, HORIZON, Objective(0.0, uncertainty=-9.0))
+    torch.testing.assert_close(found, own)
+
+
+def test_a_single_member_has_no_spread() -> None:
+    z, plans, own = candidates(2, 5)
+    found = ensemble_scores(opinionated(1), z, plans, HORIZON, Objective(0.0, uncertainty=-9.0))
+    torch.testing.assert_close(found, own)
+
+
 # --- divergence --------------------------------------------------------------------------------------------
 
 
@@ -190,3 +211,20 @@ def test_a_plan_that_breaks_the_world_of_one_member_is_out_for_the_judge() -> No
     plans = torch.tensor([0.0, 1.0], dtype=torch.float64)[None, :, None, None].expand(1, 2, 3, 1)
     found = ensemble_scores(world, z, plans, DT, Objective(0.0))
     assert found[0].tolist() == pytest.approx([0.6, -math.inf])
+
+
+@pytest.mark.parametrize("uncertainty", [0.0, 1.0])
+def test_a_plan_whose_last_state_is_no_number_is_out_also_where_nothing_values_that_state(
+    uncertainty: float,
+) -> None:
+    # By Euler's method the reward of the last interval is that of its finite start.
+    world = known_world(
+        lambda z, a: torch.where(a > 0.5, torch.inf, 0.0), lambda z, a: 0 * z + 1, method="euler"
+    )
+    z = torch.ones(1, 1, dtype=torch.float64)
+    rows = [[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
+    plans = torch.tensor(rows, dtype=torch.float64).reshape(1, 2, 3, 1)
+    objective = Objective(0.0, uncertainty=uncertainty)
+    assert ensemble_scores(world, z, plans, DT, objective)[0].tolist() == pytest.approx([-math.inf, 0.6])
+    one_each = assigned_scores(world, z, plans, DT, objective, generator())
+    assert one_each[0].tolist() == pytest.approx([-math.inf, 0.6])
