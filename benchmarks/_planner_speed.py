@@ -82,7 +82,7 @@ def speed(table: Table, seed: int) -> None:
     generator = torch.Generator().manual_seed(0)
     fast = {p: FastModel(midpoint, p) for p in ("float32", "bfloat16")}
     fast_rk4 = FastModel(rk4, "float32")
-    auto = resolve_precision("auto", "cpu")
+    auto = resolve_precision("auto", "cpu", HIDDEN, CANDIDATES // MEMBERS)
 
     def assigned(model: WorldModel | FastModel) -> Tensor:
         return assigned_scores(model, z, plans, dt, OBJECTIVE, generator)
@@ -208,7 +208,7 @@ def growth(table: Table, seed: int) -> None:
     """Exponents in candidates and horizon, and the cost of several start states at once."""
     if not table.wants(TASK, "ode", seed):
         return
-    fast = FastModel(world(), resolve_precision("auto", "cpu"))
+    fast = FastModel(world(), resolve_precision("auto", "cpu", HIDDEN, CANDIDATES // MEMBERS))
     generator = torch.Generator().manual_seed(0)
 
     def call(b: int, n: int, h: int) -> Callable[[], object]:
@@ -245,7 +245,7 @@ def decision(table: Table, seed: int) -> None:
             settings = {
                 "model": {"hidden": [HIDDEN, HIDDEN]},
                 "horizon": HORIZON * DT,
-                "planner": {"candidates": CANDIDATES, "iterations": 3, "shrink": 1.0},
+                "planner": {"candidates": CANDIDATES, "iterations": 3},
             }
         agent = MPC(env_id, seed=0, device="cpu", **settings)
         env = gymnasium.make(env_id)

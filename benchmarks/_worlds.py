@@ -89,7 +89,8 @@ def _episode(
     set_interval = env.get_wrapper_attr("set_interval")
     low, high = env.action_space.low, env.action_space.high  # type: ignore[attr-defined]
     obs, _ = env.reset(seed=int(rng.integers(2**31)))
-    seen, actions, rewards, seconds = [obs], [], [], []
+    seen, actions = [obs], list[Floats]()
+    rewards, seconds = list[float](), list[float]()
     action, ended = rng.uniform(-1, 1, low.shape), False
     truncated = False
     while len(actions) < most and not (ended or truncated):

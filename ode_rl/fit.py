@@ -272,10 +272,9 @@ def _descend(
         part.restore()
     with torch.no_grad():
         last = source.draw() if held_out is None else held_out
-        final = losses_of(last, beta=0.0)
         if not derivative:
             _take_noise(model, Segment(*(x.to(device) for x in last)))
-            final = losses_of(last, beta=0.0)
+        final = losses_of(last, beta=0.0)
     return FitReport(
         done,
         done < updates,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ode_rl.agents.planners import OutOfTime
 from ode_rl.errors import UsageError
-from ode_rl.inference import FastModel, resolve_precision
+from ode_rl.inference import LEAST_ROWS, LEAST_WIDTH, FastModel, resolve_precision
 from ode_rl.known import NOTHING_KNOWN, Known
 from ode_rl.state import StateSpec
 from ode_rl.types import Solver
@@ -146,6 +146,23 @@ def _member(course: Rollout, e: int) -> Rollout:
     return Rollout(course.z[e], course.reward[:, e], course.log_survival[:, e], course.ok[e])
 
 
+def test_a_row_whose_last_state_is_no_number_says_so_although_its_rewards_are() -> None:
+    model, (z, plan, dt) = world(solver=Solver("euler")), inputs()
+    with torch.no_grad():
+        model.dynamics.get_parameter("net.biases.2")[1] = 3e38
+    for roller in (FastModel(model), model):
+        course = roller.rollout(z, plan[:, :, :1], dt[:1])
+        assert bool(course.reward.isfinite().all())
+        assert course.ok.all(1).tolist() == [True, False, True]
+
+
+def test_a_method_that_the_field_does_not_suit_is_refused_and_not_replaced() -> None:
+    fast = FastModel(world(solver=Solver("semi_implicit")))
+    assert not fast.is_fast
+    with pytest.raises(UsageError, match="positions and velocities"):
+        fast.rollout(*inputs())
+
+
 def test_a_later_fit_is_not_followed_so_that_a_plan_is_scored_by_one_model() -> None:
     model = world()
     fast = FastModel(model)
@@ -208,7 +225,8 @@ def test_a_small_rate_on_a_large_mean_does_not_drown_in_bfloat16() -> None:
     model = world()
     model.reward.out_mean.fill_(1000.0)
     model.reward.out_spread.fill_(0.01)
-    exact, rough = (FastModel(model, name).rollout(*inputs()) for name in ("float32", "bfloat16"))
+    with torch.no_grad():
+        exact, rough = (roller.rollout(*inputs()) for roller in (model, FastModel(model, "bfloat16")))
     # The mean alone would be rounded to steps of 4.
     assert float((rough.reward - exact.reward).abs().max()) < 1e-3
 
@@ -229,6 +247,23 @@ def test_auto_is_bfloat16_where_the_processor_has_units_for_it(
     assert resolve_precision("auto", "cpu") == best
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0) if able else (7, 5))
     assert resolve_precision("auto", "cuda") == best
+
+
+@pytest.mark.parametrize(
+    ("width", "rows", "best"),
+    [
+        (LEAST_WIDTH, LEAST_ROWS, "bfloat16"),
+        (LEAST_WIDTH - 1, 999, "float32"),
+        (999, LEAST_ROWS - 1, "float32"),
+    ],
+)
+def test_auto_is_float32_where_products_are_too_small_to_be_worth_a_conversion(
+    width: int, rows: int, best: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    assert resolve_precision("auto", "cpu", width, rows) == best
+    assert resolve_precision("bfloat16", "cpu", width, rows) == "bfloat16"  # who names it gets it
 
 
 def test_auto_is_float32_without_a_library_that_uses_the_units(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -218,7 +218,9 @@ def test_plans_stay_out_of_where_the_task_is_known_to_end(monkeypatch: pytest.Mo
 
 
 def test_an_agent_learns_on_with_what_is_known_and_says_so() -> None:
-    learned = agent(known_cart).learn(50)
+    fresh = agent(known_cart)
+    assert fresh.model.ends  # before anything was seen to end
+    learned = fresh.learn(50)
     assert learned.config["known"] == ["reward", "termination"]
     assert learned.fits > 0
     assert learned.model.ends

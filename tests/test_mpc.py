@@ -23,6 +23,7 @@ from ode_rl.agents.mpc import PlanState
 from ode_rl.agents.planners import Deadline, Found, Warm
 from ode_rl.checkpoint import write_checkpoint
 from ode_rl.errors import UsageError
+from ode_rl.known import Known
 from ode_rl.names import DISCRETE_MODELS, PLANNERS
 from tests.own_tasks import Balance, SpringCart
 
@@ -377,9 +378,12 @@ def test_all_members_are_asked_where_it_was_said_or_their_disagreement_counts(
     asked: list[str] = []
     for name in ("assigned_scores", "ensemble_scores"):
         real = getattr(ode_rl.agents.mpc, name)
-        monkeypatch.setattr(
-            ode_rl.agents.mpc, name, lambda *args, name=name, real=real: asked.append(name) or real(*args)
-        )
+
+        def spied(*args: Any, name: str = name, real: Any = real) -> Any:
+            asked.append(name)
+            return real(*args)
+
+        monkeypatch.setattr(ode_rl.agents.mpc, name, spied)
     mpc(**settings).predict(observations(2))
     assert set(asked) == {"ensemble_scores"}
     mpc().predict(observations(2))
@@ -401,6 +405,75 @@ def test_a_task_of_mujoco_whose_observations_are_in_double_precision_is_learned(
     assert agent.fits == 2
     assert int(agent.value.n_fits) > 0  # tasks that end are worth something at the end of a plan
     assert agent.buffer.arrays().obs.dtype == np.float32
+
+
+def test_auto_precision_looks_at_the_smallest_layer_and_the_plans_of_one_member(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def resolve(name: str, device: Any, width: int = 999, rows: int = 999) -> str:
+        asked.append((width, rows))
+        return "float32"
+
+    monkeypatch.setattr("ode_rl.agents.mpc.resolve_precision", resolve)
+    model = {**TINY["model"], "hidden": [40, 24], "n_members": 5}
+    for settings in ({}, {"members": "all"}, {"uncertainty": 1.0}):
+        agent = mpc(model=model, **settings)
+        assert agent.settings.precision == "float32"
+    assert asked == [(24, 5), (24, 24), (24, 24)]  # of 24 candidates
+
+
+# --- plans of others ---------------------------------------------------------------------------------------
+
+
+def test_a_proposed_plan_is_tried_in_the_units_of_the_task(
+    cart: MPC, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+
+    def stub(
+        score: Any, warm: Warm, config: Any, noise: Any, judge: Any, proposals: Any, *_: Any, **__: Any
+    ) -> Found:
+        given.append(proposals)
+        return StubPlanner()(score, warm)
+
+    monkeypatch.setattr("ode_rl.agents.mpc.search", stub)
+    obs, plan = observations(2), np.array([3.0, -3.0, 0.0, 1.5]).reshape(1, 4, 1)
+    cart.predict(obs, proposals=plan)
+    cart.predict(obs, proposals=np.stack([plan, -plan]))
+    cart.predict(obs, dt=[0.1, 0.05], proposals=np.stack([plan, -plan]))
+    cart.predict(obs)
+    scaled = torch.tensor([1.0, -1.0, 0.0, 0.5]).reshape(1, 4, 1)
+    for found, expected in zip(
+        given,
+        [torch.stack([scaled, scaled]), torch.stack([scaled, -scaled]), -scaled[None], scaled[None], None],
+        strict=True,
+    ):
+        assert (found is None) == (expected is None)
+        if expected is not None:
+            torch.testing.assert_close(found, expected)
+
+
+def test_a_proposed_plan_better_than_all_drawn_ones_is_taken() -> None:
+    def near_the_bound(obs: Any, action: Any, after: Any, dt: Any) -> Any:
+        return -(action[..., 0] - 2.9).abs() * dt
+
+    planner = {**TINY["planner"], "init_std": 0.01}  # which draws nothing near
+    agent = mpc(known=Known(near_the_bound), planner=planner, members="all")
+    obs = observations(2)
+    assert float(agent.predict(obs)[0].max()) < 1.0
+    found, _ = agent.predict(obs, proposals=np.full((1, 4, 1), 2.9))
+    np.testing.assert_allclose(found, 2.9, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (1, 3, 1), (3, 1, 4, 1), (99, 4, 1)])
+def test_proposals_of_a_wrong_shape_are_refused(cart: MPC, shape: tuple[int, ...]) -> None:
+    with pytest.raises(UsageError, match="proposals"):
+        cart.predict(observations(2), proposals=np.zeros(shape))
+
+
+# --- budgets and fall-backs --------------------------------------------------------------------------------
 
 
 class Ticking:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from ode_rl.agents.planners import Deadline, OutOfTime
+from ode_rl.agents.planners import Deadline, Found, OutOfTime, Warm
 from ode_rl.agents.true_mpc import TrueMPC, TrueState
 from ode_rl.cli import main
 from ode_rl.envs.task import make_task
@@ -86,12 +86,13 @@ def test_a_plan_earns_its_discounted_rewards_until_the_task_ends() -> None:
 
 
 def test_changes_of_the_action_cost_per_second_in_units_of_the_rewards_at_hand() -> None:
-    plans = [[[0.0, 0.0, 0.0], [1.0, -1.0, 0.0]]]
+    plans, dt = [[[0.0, 0.0, 0.0], [1.0, -1.0, 0.0]]], [0.1, 0.2, 0.4]
     free, dear = planner(0.0, gamma=1 - 1e-12), planner(0.0, gamma=1 - 1e-12, action_cost=0.5)
-    gain = np.array(scores(free, [0.5], plans))
-    x = np.array([[0.5, 0.5, 0.5], [0.6, 0.5, 0.5]])
-    cost = 0.5 * x.mean() * np.array([0.0, (4 + 1) * DT])
-    np.testing.assert_allclose(scores(dear, [0.5], plans), gain - cost, rtol=1e-5)
+    gain = np.array(scores(free, [0.5], plans, dt))
+    x = np.array([[0.5, 0.5, 0.5], [0.6, 0.4, 0.4]])
+    # Squares of the changes, each weighed by the interval that it begins.
+    cost = 0.5 * x.mean() * np.array([0.0, 4 * 0.2 + 1 * 0.4])
+    np.testing.assert_allclose(scores(dear, [0.5], plans, dt)[0], (gain - cost)[0], rtol=1e-5)
 
 
 def test_a_robot_is_scored_the_same_whoever_else_is_there() -> None:
@@ -104,10 +105,9 @@ def test_a_robot_is_scored_the_same_whoever_else_is_there() -> None:
 
 def test_a_plan_that_breaks_the_task_is_out_and_spoils_no_other() -> None:
     agent = planner(0.0, action_cost=0.5)
-    agent.simulator.rollout = (
-        lambda s, p, dt: Course(  # type: ignore[method-assign]
-            np.where(p[..., 0] > 0.9, np.nan, 1.0), np.zeros(p.shape[:3], bool), p
-        )
+    simulator: Any = agent.simulator
+    simulator.rollout = lambda states, plans, dt: Course(
+        np.where(plans[..., 0] > 0.9, np.nan, 1.0), np.zeros(plans.shape[:3], bool), plans
     )
     found = scores(agent, [0.0], [[[0.0, 0.5], [0.0, 1.0]]])[0]
     assert math.isfinite(found[0])
@@ -136,13 +136,25 @@ def test_the_best_way_is_found_in_the_units_of_the_task() -> None:
     assert state.calls == 1
 
 
-def test_the_next_interval_is_as_long_as_was_said() -> None:
+def test_the_next_interval_is_as_long_as_was_said_and_the_plan_moves_on_by_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def ramp(score: Any, warm: Warm, *_: Any, **__: Any) -> Found:
+        plan = torch.tensor([0.1, 0.2, 0.3, 0.4]).reshape(1, 4, 1)
+        score(plan[None])
+        return Found(plan, Warm(plan, plan[None]), torch.ones(1, dtype=torch.bool), 1, 1)
+
+    monkeypatch.setattr("ode_rl.agents.true_mpc.search", ramp)
     agent = planner(0.0)
-    _, native = agent.predict(np.zeros(1))
-    _, state = agent.predict(np.zeros(1), dt=0.25)
     simulator: Any = agent.simulator
-    assert simulator.asked[-1][1].tolist() == pytest.approx([0.25, 0.1, 0.05])
-    assert not torch.equal(state.warm.mean, native.warm.mean)  # further on than after a native step
+    for dt, asked, left in (
+        (None, [0.1] * 4, [0.2, 0.3, 0.4, 0.4]),
+        (0.2, [0.2, 0.1, 0.1], [0.3, 0.4, 0.4, 0.4]),
+        (0.25, [0.25, 0.1, 0.05], [0.35, 0.4, 0.4, 0.4]),
+    ):
+        _, state = agent.predict(np.zeros(1), dt=dt)
+        assert simulator.asked[-1][1].tolist() == pytest.approx(asked)
+        assert state.warm.mean.flatten().tolist() == pytest.approx(left)
 
 
 def test_predict_repeats_and_changes_nothing() -> None:
