@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -131,9 +132,9 @@ def energy(table: Table, seed: int) -> None:
     if not models:
         return
     env = gymnasium.make(world.env_id)
-    truth = env.unwrapped
+    truth: Any = env.unwrapped
     # From hanging to upright.
-    scale = float(truth.energy([np.pi, np.pi, 0, 0]) - truth.energy([0, 0, 0, 0]))  # type: ignore[attr-defined]
+    scale = float(truth.energy([np.pi, np.pi, 0, 0]) - truth.energy([0, 0, 0, 0]))
     spec = state_spec(world.env_id, env.observation_space.shape[0])  # type: ignore[index]
     episodes = record(world, SEEN, 1.0, seed)
     for structure in models:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 from _rows import Table
@@ -24,11 +25,11 @@ SOLVED = {
 EPISODES = {"HalfCheetah-v5": 1, "InvertedDoublePendulum-v5": 3, "InvertedPendulum-v5": 3}
 
 
-def true_planner(env_id: str, seed: int, **settings: object) -> TrueMPC:
+def true_planner(env_id: str, seed: int, **settings: Any) -> TrueMPC:
     """The planner on the true dynamics of a task."""
     env = make_task(env_id)
-    space = env.action_space
-    return TrueMPC(TrueDynamics(env), env_id, space.low, space.high, seed=seed, **settings)  # type: ignore[attr-defined]
+    space: Any = env.action_space
+    return TrueMPC(TrueDynamics(env), env_id, space.low, space.high, seed=seed, **settings)
 
 
 def evaluated(agent: TrueMPC | MPC, env_id: str, n: int) -> tuple[Evaluation, float]:
@@ -105,8 +106,8 @@ def returns(table: Table, seed: int) -> None:
         table.write(env_id, "ode", seed, numbers)
 
 
-def _copy(agent: MPC, **settings: object) -> MPC:
-    other = MPC(agent.env_id, seed=agent.seed, device="cpu", **settings)  # type: ignore[arg-type]
+def _copy(agent: MPC, **settings: Any) -> MPC:
+    other = MPC(agent.env_id, seed=agent.seed, device="cpu", **settings)
     other.model.load_state_dict(agent.model.state_dict())
     other.value.load_state_dict(agent.value.state_dict())
     other.fits = agent.fits

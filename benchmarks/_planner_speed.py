@@ -6,6 +6,8 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -169,9 +171,7 @@ def share(table: Table, seed: int) -> None:
             with torch.inference_mode():
                 times = rounds(
                     {
-                        "iteration": lambda fast=fast, z=z, plans=plans: assigned_scores(
-                            fast, z, plans, dt, OBJECTIVE, generator
-                        ),
+                        "iteration": partial(assigned_scores, fast, z, plans, dt, OBJECTIVE, generator),
                         "products": products,
                     },
                     40 if n < 4000 else 12,
@@ -240,7 +240,7 @@ def decision(table: Table, seed: int) -> None:
     for env_id in ("HalfCheetah-v5", *preset_ids("mpc")):
         if not table.wants(env_id, "ode", seed):
             continue
-        settings = {}
+        settings: dict[str, Any] = {}
         if env_id == "HalfCheetah-v5":
             settings = {
                 "model": {"hidden": [HIDDEN, HIDDEN]},

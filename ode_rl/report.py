@@ -21,7 +21,7 @@ from ode_rl.evaluate import load_agent
 from ode_rl.files import write_json
 from ode_rl.held_out import HeldOutTask, agent_policy
 from ode_rl.imagined_video import write_imagined_video
-from ode_rl.known import NOTHING_KNOWN, Known
+from ode_rl.known import Known
 from ode_rl.model_quality import (
     HORIZONS,
     calibration_quality,
@@ -71,7 +71,7 @@ def write_report(
     seed: int = REPORT_SEED,
     device: str = "auto",
     video: bool = True,
-    known: Known = NOTHING_KNOWN,
+    known: Known | None = None,
 ) -> Path:
     """Write ``RUN/report/`` (``report.json``, figures, a video) and return it; an older one is replaced.
 
