@@ -14,6 +14,7 @@ from ode_rl.agents.mpc import RUN_SETTINGS
 from ode_rl.agents.mpc_config import MPCConfig
 from ode_rl.agents.presets import load_preset, preset_ids
 from ode_rl.agents.registry import AGENTS
+from ode_rl.agents.true_mpc import TrueMPCConfig
 from ode_rl.errors import UsageError
 from ode_rl.settings import build
 
@@ -22,8 +23,9 @@ ALL = [(file.stem, key) for file in sorted(FOLDER.glob("*.yml")) for key in yaml
 
 
 def test_every_file_of_presets_is_one_of_a_known_agent_and_has_a_default() -> None:
-    assert sorted(file.stem for file in FOLDER.glob("*.yml")) == sorted(AGENTS)
-    assert all((agent, "default") in ALL for agent in AGENTS)
+    expected = [*AGENTS, "mpc-true"]  # the last is mpc on the true dynamics
+    assert sorted(file.stem for file in FOLDER.glob("*.yml")) == sorted(expected)
+    assert all((agent, "default") in ALL for agent in expected)
 
 
 @pytest.mark.parametrize(("agent", "key"), [pair for pair in ALL if pair[0] == "mpc"])
@@ -32,6 +34,13 @@ def test_every_preset_of_mpc_builds(agent: str, key: str) -> None:
     assert name == key
     build(MPCConfig, {k: v for k, v in settings.items() if k not in RUN_SETTINGS})
     assert all(type(settings[k]) is int and settings[k] > 0 for k in RUN_SETTINGS if k in settings)
+
+
+@pytest.mark.parametrize(("agent", "key"), [pair for pair in ALL if pair[0] == "mpc-true"])
+def test_every_preset_of_mpc_on_the_true_dynamics_builds(agent: str, key: str) -> None:
+    name, settings = load_preset(agent, key, key)
+    assert name == key
+    build(TrueMPCConfig, settings)
 
 
 @pytest.mark.parametrize(("agent", "key"), [pair for pair in ALL if pair[1] != "default"])
