@@ -267,6 +267,9 @@ class MPC(Learner):
 
     def _scaled_plans(self, plans: Any, n: int) -> Tensor:
         found = torch.from_numpy(np.asarray(self._from_env(np.asarray(plans, np.float32)), np.float32))
+        if found.dim() not in (3, 4) or (found.dim() == 4 and len(found) != n):
+            remedy = "Propose plans [P, K, A], or [B, P, K, A] with one batch per observation."
+            raise UsageError(f"proposals for {n} robots", tuple(found.shape), remedy)
         return (found.expand(n, *found.shape) if found.dim() == 3 else found).to(self.device)
 
     def _check_observation(self, obs: FloatArray) -> FloatArray:

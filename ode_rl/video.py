@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ode_rl.envs.task import make_task
-from ode_rl.evaluate import EVALUATION_SEED
+from ode_rl.evaluate import EVALUATION_SEED, Watcher
 from ode_rl.timing import native_dt
 from ode_rl.types import Agent
 
@@ -97,6 +97,8 @@ def _write(path: Path, frames: Iterator[Frame], fps: int) -> None:
 def _episode(agent: Agent, env: Env, seed: int) -> Iterator[Frame]:
     """Act for one episode; yields the frame before each step and the last one."""
     obs, _ = env.reset(seed=seed)
+    if isinstance(agent, Watcher):
+        agent.watch([env])
     yield _frame(env)
     state, start, over = None, np.ones(1, bool), False
     while not over:
