@@ -93,6 +93,8 @@ class FitReport:
         }
 
 
+# Held-out segments below which chance would choose among the checks: young dynamics keep their last weights.
+ENOUGH_TO_CHOOSE = 128
 SMALLEST_UNIT = 1e-30
 # The share of errors that the band of the noise holds, and its half width in standard deviations.
 BAND, BAND_WIDTH = 0.9, 1.6449
@@ -178,12 +180,14 @@ def _take_scales(model: WorldModel, buffer: ReplayBuffer) -> float:
 class _Part:
     """Parameters with a loss of their own, and what they were at their best check on held-out data.
 
+    With `keeps_last` the last check counts as the best one.
+
     Parts share no weights. Each keeps its own best: a well fitted reward is not thrown back because the
     dynamics were better earlier.
     """
 
-    def __init__(self, name: str, parameters: list[nn.Parameter]) -> None:
-        self.name, self.parameters = name, parameters
+    def __init__(self, name: str, parameters: list[nn.Parameter], keeps_last: bool = False) -> None:
+        self.name, self.parameters, self.keeps_last = name, parameters, keeps_last
         self.best, self.since_best = math.inf, 0
         self.kept: list[Tensor] | None = None
 
@@ -191,7 +195,7 @@ class _Part:
         """Keep the parameters if their held-out loss is the lowest yet."""
         score = self._score(losses)
         self.since_best += 1
-        if score < self.best:
+        if score < self.best or self.keeps_last:
             self.best, self.since_best = score, 0
             self.kept = [p.detach().clone() for p in self.parameters]
 
@@ -225,8 +229,10 @@ def _descend(
     end_weight: float = 1.0,
     watch: Watch | None = None,
 ) -> FitReport:
+    held_out = source.check()
+    few = held_out is not None and held_out.obs.shape[1] < ENOUGH_TO_CHOOSE
     parts = [
-        _Part("dynamics", [*model.dynamics.parameters(), model.log_noise]),
+        _Part("dynamics", [*model.dynamics.parameters(), model.log_noise], keeps_last=few),
         _Part("reward", list(model.reward.parameters())),
         _Part("end", list(model.end.parameters())),
     ]
@@ -246,7 +252,6 @@ def _descend(
             return derivative_losses(model, segment)
         return segment_losses(model, segment, end_weight, config.likelihood, beta)
 
-    held_out = source.check()
     skipped, done, n_evals = 0, 0, 0
     n_failed = torch.zeros((), device=device)
     for done in range(1, updates + 1):

@@ -481,12 +481,18 @@ def test_members_train_on_different_samples_of_the_data() -> None:
     assert seen[0] != seen[1] != seen[2]
 
 
-def test_a_fit_of_noise_stops_early_and_keeps_its_best_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def noise_of(n: int) -> ReplayBuffer:
+    """Transitions in which nothing follows from anything."""
     rng = np.random.default_rng(0)
-    buffer = ReplayBuffer(200, 2, 1)
-    for _ in range(200):
+    buffer = ReplayBuffer(n, 2, 1)
+    for _ in range(n):
         row = (rng.normal(size=2), rng.uniform(-1, 1, 1), float(rng.normal()), rng.normal(size=2))
         buffer.add(Transition(*row, NATIVE, False, True))
+    return buffer
+
+
+def spied_checks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Sizes of the errors at the checks to come, the last one after the fit."""
     checks: list[float] = []
 
     def spied(*args: Any) -> Losses:
@@ -496,8 +502,22 @@ def test_a_fit_of_noise_stops_early_and_keeps_its_best_weights(monkeypatch: pyte
         return losses
 
     monkeypatch.setattr(ode_rl.fit, "segment_losses", spied)
+    return checks
+
+
+def test_with_few_held_out_data_the_dynamics_keep_their_last_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = spied_checks(monkeypatch)
+    config = FitConfig(300, 0, 64, 1, learning_rate=1e-2, patience=6, check_every=10)
+    report = fitted(world(), noise_of(200), config)
+    assert not report.stopped_early
+    assert checks[-1] == pytest.approx(checks[-2], abs=1e-6)
+    assert checks[-1] > min(checks[:-2]) + 1e-3  # they overfit, but that was chance to tell
+
+
+def test_a_fit_of_noise_stops_early_and_keeps_its_best_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = spied_checks(monkeypatch)
     config = FitConfig(2000, 0, 64, 1, learning_rate=1e-2, patience=6, check_every=10)
-    report = fitted(world(), buffer, config)
+    report = fitted(world(), noise_of(1500), config)
     assert report.stopped_early
     assert report.updates == 10 * (len(checks) - 1) < 1000
     *during, final = checks
