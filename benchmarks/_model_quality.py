@@ -227,7 +227,7 @@ def mechanics(table: Table, seed: int) -> None:
     from ode_rl.agents import MPC
     from ode_rl.evaluate import evaluate_agent
 
-    env_id, task, steps = "InvertedDoublePendulum-v5", "inverted-double-pendulum", 2000
+    env_id, task, steps = "InvertedDoublePendulum-v5", "inverted-double-pendulum", 600
     for structure in ("ode", "second-order", "lagrangian"):
         if not table.wants(task, structure, seed):
             continue
