@@ -18,7 +18,7 @@ from ode_rl.agents.noise import coloured_noise
 from ode_rl.agents.noise_stream import noise_of_call
 from ode_rl.agents.plan_grid import PlanGrid, unique_seconds
 from ode_rl.agents.plan_score import Objective, assigned_scores, ensemble_scores
-from ode_rl.agents.planners import Deadline, Found, Warm, cold_start, search
+from ode_rl.agents.planners import Deadline, Found, Warm, cold_start, renewed, search
 from ode_rl.agents.presets import load_preset
 from ode_rl.agents.terminal_value import TerminalValue
 from ode_rl.buffer import ReplayBuffer
@@ -27,7 +27,7 @@ from ode_rl.errors import UsageError
 from ode_rl.fit import fit
 from ode_rl.inference import FastModel, resolve_precision
 from ode_rl.known import NOTHING_KNOWN, Known, scaled
-from ode_rl.names import DISCRETE_MODELS
+from ode_rl.names import PLAIN_MODELS
 from ode_rl.returns import discount_rate
 from ode_rl.settings import build, merged, plain
 from ode_rl.state import state_spec
@@ -88,7 +88,7 @@ class MPC(Learner):
     def _build(self, settings: MPCConfig) -> None:
         # What is written to files is what was decided: a resumed run plans as before.
         plans_each = settings.planner.candidates
-        if settings.members == "assigned" and not settings.uncertainty:
+        if not settings.asks_all_members:
             plans_each = -(-plans_each // settings.model.n_members)
         width = min(settings.model.hidden, default=0)
         precision = resolve_precision(settings.precision, self.device, width, plans_each)
@@ -99,8 +99,7 @@ class MPC(Learner):
         self.fits, self._fitted_at, self.fallbacks = 0, 0, 0
         n_obs, n_action = self.observation_space.shape[0], self.action_space.shape[0]
         weights = torch.Generator().manual_seed(self.seed)
-        plain_state = settings.model.structure in ("ode", *DISCRETE_MODELS)
-        spec = None if plain_state else state_spec(self.env_id, n_obs)
+        spec = None if settings.model.structure in PLAIN_MODELS else state_spec(self.env_id, n_obs)
         low, high = torch.tensor(self.action_space.low), torch.tensor(self.action_space.high)
         known = scaled(self.known, low, high)
         model = WorldModel(n_obs, n_action, self.dt, settings.model, weights, spec, known)
@@ -216,7 +215,7 @@ class MPC(Learner):
         def by_one_each(plans: Tensor) -> Tensor:
             return assigned_scores(model, z, actions(plans), dt, objective, noise)
 
-        if config.members == "all" or config.uncertainty:
+        if config.asks_all_members:
             found = search(by_all, warm, config.planner, noise, None, proposals, deadline)
         else:
             n = config.model.n_members
@@ -257,10 +256,7 @@ class MPC(Learner):
         if episode_start is None or not np.any(episode_start):
             return state
         fresh = cold_start(shape, self.settings.planner, self._noise(state.calls, 1))
-        new = torch.from_numpy(np.broadcast_to(np.asarray(episode_start, bool), (n,)).copy()).to(self.device)
-        mean = torch.where(new[:, None, None], fresh.mean, state.warm.mean)
-        elites = torch.where(new[:, None, None, None], fresh.elites, state.warm.elites)
-        return state._replace(warm=Warm(mean, elites))
+        return state._replace(warm=renewed(state.warm, fresh, episode_start))
 
     def _noise(self, call: int, stream: int = 0) -> torch.Generator:
         return noise_of_call(self.seed, call, stream, self.device)

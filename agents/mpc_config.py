@@ -61,6 +61,11 @@ class MPCConfig:
     value: ValueConfig = field(default_factory=ValueConfig)
     """The value of where a plan ends."""
 
+    @property
+    def asks_all_members(self) -> bool:
+        """Whether every plan is tried on all members."""
+        return self.members == "all" or bool(self.uncertainty)
+
     def __post_init__(self) -> None:
         discount_rate(self.gamma, native_dt=1.0)  # refuses what is no discount
         if self.horizon is not None:

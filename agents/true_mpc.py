@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ode_rl.agents.noise_stream import noise_of_call
 from ode_rl.agents.plan_grid import PlanGrid
-from ode_rl.agents.planners import Deadline, PlannerConfig, Warm, cold_start, search
+from ode_rl.agents.planners import Deadline, PlannerConfig, Warm, cold_start, renewed, search
 from ode_rl.agents.presets import load_preset
 from ode_rl.errors import UsageError
 from ode_rl.returns import discount_rate
@@ -158,6 +158,4 @@ class TrueMPC:
         if episode_start is None or not np.any(episode_start):
             return warm, calls
         fresh = cold_start(shape, self.settings.planner, noise_of_call(self.seed, calls, 1))
-        new = torch.from_numpy(np.broadcast_to(np.asarray(episode_start, bool), (n,)).copy())
-        mean = torch.where(new[:, None, None], fresh.mean, warm.mean)
-        return Warm(mean, torch.where(new[:, None, None, None], fresh.elites, warm.elites)), calls
+        return renewed(warm, fresh, episode_start), calls

@@ -15,6 +15,7 @@ from _worlds import WORLDS, World, buffer_of, record
 from ode_rl.calibration import coverage_at, fit_temperature
 from ode_rl.fit import FitConfig, fit
 from ode_rl.losses import segment_losses
+from ode_rl.names import PLAIN_MODELS
 from ode_rl.open_loop import change_unit, horizon_error, one_interval_nrmse, open_loop
 from ode_rl.state import state_spec
 from ode_rl.types import Solver, Trajectory
@@ -42,9 +43,7 @@ def fitted(
     # One step of RK4 per training interval, several at the longest ones.
     solver = solver or Solver("rk4", max_step=1.4 * world.native_dt)
     config = WorldModelConfig(structure=structure, solver=solver)
-    spec = (
-        None if structure in ("ode", "residual-mlp", "dt-mlp", "gru-dt") else state_spec(world.env_id, n_obs)
-    )
+    spec = None if structure in PLAIN_MODELS else state_spec(world.env_id, n_obs)
     generator = torch.Generator().manual_seed(seed)
     model = WorldModel(n_obs, n_action, world.native_dt, config, generator, spec)
     start = time.perf_counter()

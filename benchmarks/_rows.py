@@ -1,10 +1,13 @@
-"""One row of a benchmark: writes its numbers, knows which are there."""
+"""Benchmarks of many rows: their command line, and where the numbers of a row go."""
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Callable, Collection
 from pathlib import Path
 
-from _table import Result, append, is_done, setting
+import torch
+from _table import RESULTS, Result, append, is_done, setting
 
 
 class Table:
@@ -57,3 +60,42 @@ class Table:
             self.command,
             setting(),
         )
+
+
+Row = Callable[[Table, int], None]
+
+
+def run_rows(
+    topic: str,
+    about: str | None,
+    rows: dict[str, Row],
+    once: Collection[str],
+    threads: int,
+    quick: str,
+    quick_tasks: list[str] | None,
+    quick_help: str,
+) -> None:
+    """The command line of ``benchmarks/<topic>.py``: measure the rows asked for, seed by seed.
+
+    Rows in `once` are measured for the first seed alone; ``--quick`` is the row `quick` of `quick_tasks`.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rows", nargs="+", choices=rows, default=list(rows))
+    parser.add_argument("--tasks", nargs="+", default=None, help="only these tasks")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=threads)
+    parser.add_argument("--quick", action="store_true", help=quick_help)
+    parser.add_argument("--out", type=Path, default=None)
+    args = parser.parse_args()
+    names, seeds, tasks, file = args.rows, args.seeds, args.tasks, f"{topic}.csv"
+    if args.quick:
+        names, seeds, tasks, file = [quick], [0], quick_tasks or tasks, f"quick_{topic}.csv"
+    out = args.out or RESULTS / file
+    torch.set_num_threads(args.threads)
+    for seed in seeds:
+        for name in names:
+            if name not in once or seed == seeds[0]:
+                command = (
+                    f"python benchmarks/{topic}.py --rows {name} --seeds {seed} --threads {args.threads}"
+                )
+                rows[name](Table(out, name, command, tasks), seed)

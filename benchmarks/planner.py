@@ -10,17 +10,11 @@ turn in one process, medians over rounds. Results that are there already are ski
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
-from pathlib import Path
-
-import torch
 from _planner_returns import methods, oracle, returns
 from _planner_speed import anytime, decision, growth, share, speed
-from _rows import Table
-from _table import RESULTS
+from _rows import Row, run_rows
 
-ROWS: dict[str, Callable[[Table, int], None]] = {
+ROWS: dict[str, Row] = {
     "speed": speed,
     "share": share,
     "growth": growth,
@@ -34,28 +28,14 @@ ROWS: dict[str, Callable[[Table, int], None]] = {
 ONCE = ("speed", "share", "growth", "decision", "anytime", "oracle")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--tasks", nargs="+", default=None, help="only these tasks")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="the ratios of speed alone")
-    parser.add_argument("--out", type=Path, default=None)
-    args = parser.parse_args()
-    rows, seeds = args.rows, args.seeds
-    out = args.out or RESULTS / "planner.csv"
-    if args.quick:
-        rows, seeds, out = ["speed"], [0], args.out or RESULTS / "quick_planner.csv"
-    torch.set_num_threads(args.threads)
-    for seed in seeds:
-        for name in rows:
-            if name not in ONCE or seed == seeds[0]:
-                command = (
-                    f"python benchmarks/planner.py --rows {name} --seeds {seed} --threads {args.threads}"
-                )
-                ROWS[name](Table(out, name, command, args.tasks), seed)
-
-
 if __name__ == "__main__":
-    main()
+    run_rows(
+        "planner",
+        __doc__,
+        ROWS,
+        ONCE,
+        threads=2,
+        quick="speed",
+        quick_tasks=None,
+        quick_help="the ratios of speed alone",
+    )

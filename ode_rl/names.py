@@ -4,6 +4,8 @@ from __future__ import annotations
 
 # Baselines that step over an interval instead of integrating it.
 DISCRETE_MODELS = ("residual-mlp", "dt-mlp", "gru-dt")
+# Models that need not know which observations are positions, velocities and angles.
+PLAIN_MODELS = ("ode", *DISCRETE_MODELS)
 MODELS = ("ode", "second-order", "lagrangian", "port-hamiltonian", "nominal-residual", *DISCRETE_MODELS)
 TERMINATIONS = ("hazard", "boundary", "auto")
 PLANNERS = ("icem", "cem", "mppi", "shooting", "gradient")

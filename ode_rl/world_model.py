@@ -14,7 +14,7 @@ from ode_rl.errors import UsageError
 from ode_rl.fields import GRUField, MLPField, ObservedField, observed_field
 from ode_rl.integrate import check_method, hold, integrate_held
 from ode_rl.known import NOTHING_KNOWN, Known
-from ode_rl.names import DISCRETE_MODELS, MODELS, TERMINATIONS
+from ode_rl.names import DISCRETE_MODELS, MODELS, PLAIN_MODELS, TERMINATIONS
 from ode_rl.normalize import Scale
 from ode_rl.state import StateSpec
 from ode_rl.types import Held, Solver
@@ -277,7 +277,7 @@ def _dynamics(
     plain = (config.n_members, n_obs, n_action, n_obs, config.hidden, generator)
     if config.structure == "gru-dt":
         return GRUField(*plain)
-    if config.structure in ("ode", *DISCRETE_MODELS):
+    if config.structure in PLAIN_MODELS:
         return MLPField(*plain)
     if spec is None:
         raise UsageError(

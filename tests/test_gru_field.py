@@ -54,10 +54,10 @@ def by_torch(field: GRUField, z: Tensor, a: Tensor) -> Tensor:
     for e in range(E):
         cell, h, rates = cell_of(field, e), torch.zeros(N, MEMORY, dtype=F64), []
         for k in range(z.shape[2]):
-            seen = torch.cat([(z[e, :, k] - field.z_mean) / field.z_spread, a[e, :, k]], -1)
+            seen = torch.cat([(z[e, :, k] - field.encode.z_mean) / field.encode.z_spread, a[e, :, k]], -1)
             h = cell(nn.functional.silu(seen @ w[e] + b[e]), h)
-            out = h @ field.decode.weights[0][e] + field.decode.biases[0][e]
-            rates.append(field.out_mean + field.out_spread * out)
+            out = h @ field.decode.net.weights[0][e] + field.decode.net.biases[0][e]
+            rates.append(field.decode.out_mean + field.decode.out_spread * out)
         members.append(torch.stack(rates, 1))
     return torch.stack(members)
 

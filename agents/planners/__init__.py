@@ -8,7 +8,7 @@ from ode_rl.agents.planners.intervals import interval_grid
 from ode_rl.agents.planners.knots import Knots, held_actions
 from ode_rl.agents.planners.sampling import Score
 from ode_rl.agents.planners.search import Found, search
-from ode_rl.agents.planners.warm import Warm, cold_start, shift
+from ode_rl.agents.planners.warm import Warm, cold_start, renewed, shift
 
 __all__ = [
     "Deadline",
@@ -21,6 +21,7 @@ __all__ = [
     "cold_start",
     "held_actions",
     "interval_grid",
+    "renewed",
     "search",
     "shift",
 ]

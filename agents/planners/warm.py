@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -23,6 +25,14 @@ def cold_start(shape: tuple[int, int, int], config: PlannerConfig, generator: to
     mean = torch.zeros(shape, device=generator.device)
     std = torch.full_like(mean, config.init_std)
     return Warm(mean, draw(mean, std, config.n_kept, config.noise_exponent, generator))
+
+
+def renewed(warm: Warm, fresh: Warm, which: npt.ArrayLike) -> Warm:
+    """`fresh` in the rows where `which`, one bool or ``[B]``, is true, and `warm` in the others."""
+    rows = np.broadcast_to(np.asarray(which, bool), (len(warm.mean),)).copy()
+    new = torch.from_numpy(rows).to(warm.mean.device)
+    mean = torch.where(new[:, None, None], fresh.mean, warm.mean)
+    return Warm(mean, torch.where(new[:, None, None, None], fresh.elites, warm.elites))
 
 
 def shift(warm: Warm, matrix: Tensor | None = None) -> Warm:

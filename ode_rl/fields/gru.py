@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ode_rl.ensemble import EnsembleMLP
 from ode_rl.fields.mlp import MLPField
 from ode_rl.normalize import Scale
 from ode_rl.types import Held
@@ -25,11 +24,6 @@ class GRUField(nn.Module):
     `hold_plan` share one memory, so they have to be evaluated in their order, once each: it is a model
     that steps, not a vector field. ``z [E, N, Z]``, ``a [E, N, A]``, output ``[E, N, D]`` per second.
     """
-
-    z_mean: Tensor
-    z_spread: Tensor
-    out_mean: Tensor
-    out_spread: Tensor
 
     def __init__(
         self,
@@ -47,10 +41,12 @@ class GRUField(nn.Module):
         self.from_input = _weights(n_members, width, 3 * memory, scale, generator)
         self.from_memory = _weights(n_members, memory, 3 * memory, scale, generator)
         self.bias = nn.Parameter(torch.zeros(n_members, 1, 3 * memory))
-        self.decode = EnsembleMLP(n_members, memory, (), n_out, generator)
-        for name, s in (("z", Scale.unit(n_state)), ("out", Scale.unit(n_out))):
-            self.register_buffer(f"{name}_mean", s.mean)
-            self.register_buffer(f"{name}_spread", s.spread)
+        self.decode = MLPField(n_members, memory, 0, n_out, (), generator)
+
+    @property
+    def out_spread(self) -> Tensor:
+        """Spread of the rates, ``[D]``, as `MLPField` has it."""
+        return self.decode.out_spread
 
     def forward(self, z: Tensor, a: Tensor) -> Tensor:
         return self.hold(a)(z)
@@ -66,8 +62,9 @@ class GRUField(nn.Module):
 
     def _held(self, encoded: Held, memory: Memory) -> Held:
         def flow(z: Tensor) -> Tensor:
-            memory["h"] = self._cell(F.silu(encoded(z)), memory.get("h"))
-            return torch.addcmul(self.out_mean, self.out_spread, self.decode(memory["h"]))
+            memory["h"] = h = self._cell(F.silu(encoded(z)), memory.get("h"))
+            rate: Tensor = self.decode(h, h[..., :0])
+            return rate
 
         own = (self.from_input, self.from_memory, self.bias, *self.decode.parameters())
         return Held(flow, (*encoded.tensors, *own))
@@ -83,16 +80,13 @@ class GRUField(nn.Module):
     @torch.no_grad()
     def rescale(self, z: Scale, out: Scale, keep_function: bool = True) -> None:
         """Take new scales of the state and of its rate, as `MLPField` does."""
-        code = self.encode.out_mean
-        self.encode.rescale(z, Scale(torch.zeros_like(code), torch.ones_like(code)), keep_function)
-        if keep_function:
-            spread = torch.where(out.spread > 0, out.spread, torch.ones_like(out.spread))
-            self.decode.weights[-1].mul_(self.out_spread / spread)
-            self.decode.biases[-1].mul_(self.out_spread / spread).add_((self.out_mean - out.mean) / spread)
-        for mine, new in zip(
-            (self.z_mean, self.z_spread, self.out_mean, self.out_spread), (*z, *out), strict=True
-        ):
-            mine.copy_(new)
+        code, memory = self.encode.out_mean, self.decode.z_mean
+        self.encode.rescale(z, _unit_like(code), keep_function)
+        self.decode.rescale(_unit_like(memory), out, keep_function)
+
+
+def _unit_like(x: Tensor) -> Scale:
+    return Scale(torch.zeros_like(x), torch.ones_like(x))
 
 
 def _weights(e: int, n_in: int, n_out: int, scale: float, generator: torch.Generator) -> nn.Parameter:
