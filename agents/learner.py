@@ -46,7 +46,7 @@ class Learner(ABC):
             self.env.observation_space, self.env.action_space
         )
         self.env_id = _id_of(self.env)
-        self.dt = _dt_of(self.env, dt)
+        self.dt = dt_of(self.env, dt)
         self._begin_anew(seed, device, verbose)
 
     def _begin_anew(self, seed: int | None, device: str, verbose: int) -> None:
@@ -129,7 +129,7 @@ class Learner(ABC):
         for mine, theirs in pairs:
             if mine != theirs:
                 raise UsageError(f"the space {mine}", theirs, f"Give an environment like {self.env_id}.")
-        seconds = _dt_of(new, self.dt)
+        seconds = dt_of(new, self.dt)
         if not np.isclose(seconds, self.dt):
             remedy = f"Give an environment like {self.env_id}, or train a new agent."
             raise UsageError(f"steps of {self.dt:g} s", f"{seconds:g} s", remedy)
@@ -170,6 +170,15 @@ class Learner(ABC):
 
     # -- data ---------------------------------------------------------------------------------------
 
+    def _check_observation(self, obs: FloatArray) -> FloatArray:
+        width = self.observation_space.shape[0]
+        if obs.ndim not in (1, 2) or obs.shape[-1] != width:
+            remedy = f"Give observations of {self.env_id}."
+            raise UsageError(f"an observation of shape ({width},) or (n, {width})", obs.shape, remedy)
+        if not np.isfinite(obs).all():
+            raise UsageError("a finite observation", obs, "Mend the environment or the sensor.")
+        return np.atleast_2d(obs)
+
     def _to_env(self, scaled: FloatArray) -> npt.NDArray[Any]:
         """Actions of the task for actions in [-1, 1]."""
         low, high = self.action_space.low, self.action_space.high
@@ -206,12 +215,13 @@ class Learner(ABC):
         return found
 
 
-def as_vec_env(env: str | gym.Env[Any, Any] | VecEnv) -> VecEnv:
-    """An id, an environment or a vectorised one as a `VecEnv` whose episodes are monitored."""
+def as_vec_env(env: str | gym.Env[Any, Any] | VecEnv, n: int = 1) -> VecEnv:
+    """An id (made `n` times), an environment or a vectorised one as a `VecEnv` with monitored episodes."""
     if isinstance(env, VecEnv):
         return env
-    made: gym.Env[Any, Any] = gym.make(env) if isinstance(env, str) else env
-    monitored = made if is_wrapped(made, Monitor) else Monitor(made)
+    if isinstance(env, str):
+        return DummyVecEnv([lambda: Monitor(gym.make(env)) for _ in range(n)])
+    monitored = env if is_wrapped(env, Monitor) else Monitor(env)
     return DummyVecEnv([lambda: monitored])
 
 
@@ -220,7 +230,7 @@ def _id_of(env: VecEnv) -> str:
     return spec.id if spec is not None else type(env.get_attr("unwrapped", 0)[0]).__name__
 
 
-def _dt_of(env: VecEnv, dt: float | None) -> float:
+def dt_of(env: VecEnv, dt: float | None) -> float:
     """Native seconds per step, also of environments in other processes; see `timing.native_dt`."""
 
     class Told:

@@ -19,7 +19,7 @@ from ode_rl.agents.noise_stream import noise_of_call
 from ode_rl.agents.plan_grid import PlanGrid, unique_seconds
 from ode_rl.agents.plan_score import Objective, assigned_scores, ensemble_scores
 from ode_rl.agents.planners import Deadline, Found, Warm, cold_start, renewed, search
-from ode_rl.agents.presets import load_preset
+from ode_rl.agents.presets import RUN_SETTINGS, load_preset
 from ode_rl.agents.terminal_value import TerminalValue
 from ode_rl.buffer import ReplayBuffer
 from ode_rl.checkpoint import Checkpoint
@@ -34,8 +34,6 @@ from ode_rl.state import state_spec
 from ode_rl.types import FloatArray
 from ode_rl.world_model import WorldModel
 
-# Settings of a preset that belong to the run, not to the agent.
-RUN_SETTINGS = ("total_timesteps", "eval_freq")
 # Seconds after which the coloured noise of the warm-up is drawn anew.
 RANDOM_STRETCH = 2.0
 
@@ -267,15 +265,6 @@ class MPC(Learner):
             remedy = "Propose plans [P, K, A], or [B, P, K, A] with one batch per observation."
             raise UsageError(f"proposals for {n} robots", tuple(found.shape), remedy)
         return (found.expand(n, *found.shape) if found.dim() == 3 else found).to(self.device)
-
-    def _check_observation(self, obs: FloatArray) -> FloatArray:
-        width = self.observation_space.shape[0]
-        if obs.ndim not in (1, 2) or obs.shape[-1] != width:
-            remedy = f"Give observations of {self.env_id}."
-            raise UsageError(f"an observation of shape ({width},) or (n, {width})", obs.shape, remedy)
-        if not np.isfinite(obs).all():
-            raise UsageError("a finite observation", obs, "Mend the environment or the sensor.")
-        return np.atleast_2d(obs)
 
     # -- learning -------------------------------------------------------------------------------------
 

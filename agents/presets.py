@@ -10,6 +10,9 @@ import yaml
 from ode_rl.errors import UsageError
 from ode_rl.settings import nearest
 
+# Settings of a preset that belong to the run, not to the agent; `n_timesteps` is the zoo's word.
+RUN_SETTINGS = ("total_timesteps", "n_timesteps", "eval_freq")
+
 
 def _table(agent: str) -> dict[str, dict[str, Any]]:
     path = files("ode_rl.agents") / "presets" / f"{agent}.yml"

@@ -1,5 +1,18 @@
-"""The agents by name, as strings: a table that loads nothing."""
+"""The agents by name, as strings, and what each can be asked for: tables that load nothing."""
 
 from __future__ import annotations
 
-AGENTS: dict[str, str] = {"mpc": "ode_rl.agents.mpc:MPC"}
+AGENTS: dict[str, str] = {
+    "mpc": "ode_rl.agents.mpc:MPC",
+    "sac": "ode_rl.agents.model_free:SAC",
+    "td3": "ode_rl.agents.model_free:TD3",
+    "ppo": "ode_rl.agents.model_free:PPO",
+    "tqc": "ode_rl.agents.model_free:TQC",
+    "crossq": "ode_rl.agents.model_free:CrossQ",
+}
+
+# The flags of `ode-rl train` that only some agents have a use for; an agent that is not here takes none.
+CHOICES = ("model", "termination", "planner", "precision", "known")
+TAKES: dict[str, tuple[str, ...]] = {
+    "mpc": CHOICES,
+}

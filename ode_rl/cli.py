@@ -135,7 +135,7 @@ def commands(context: click.Context) -> None:
 @commands.command("train", short_help="Train an agent on a task.")
 @click.argument("env_id", default="Pendulum-v1")
 @_choice("--agent", tuple(AGENTS), "mpc", help="What learns and acts.")
-@_choice("--model", MODELS, "ode", help="The world model.")
+@_choice("--model", MODELS, None, help="The world model. [default: the preset's, ode]")
 @_planner
 @_choice(
     "--termination",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 from ode_rl.agents.presets import load_preset
-from ode_rl.agents.registry import AGENTS
+from ode_rl.agents.registry import AGENTS, CHOICES, TAKES
 from ode_rl.envs.task import make_task
 from ode_rl.errors import UsageError
 from ode_rl.evaluate import Evaluation, evaluate_agent
@@ -24,7 +24,7 @@ from ode_rl.run import RunFolder
 from ode_rl.settings import nearest
 
 if TYPE_CHECKING:
-    from ode_rl.agents import MPC
+    from ode_rl.agents.learner import Learner
     from ode_rl.known import Known
 
 DEFAULT_STEPS = 3000
@@ -43,8 +43,8 @@ class TrainConfig:
     """Name of the agent."""
     preset: str | None = "auto"
     """Tuned settings: auto (those of the task, else the defaults for all), a name, or None."""
-    model: str = "ode"
-    """Structure of the world model's vector field."""
+    model: str | None = None
+    """Structure of the world model's vector field (default: the preset's, ode)."""
     termination: str | None = None
     """How the world model ends episodes."""
     planner: str | None = None
@@ -104,14 +104,15 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> TrainResul
     """
     if config.agent not in AGENTS:
         raise UsageError("the name of an agent", repr(config.agent), nearest(config.agent, AGENTS))
+    _check_choices(config)
     _, preset = load_preset(config.agent, config.env_id, config.preset)
     steps = _steps(config, preset)
     env = make_task(config.env_id, config.dt)
     with _sigterm_as_exception():
         run = RunFolder.create(config.env_id, config.agent, config.seed, config.run_dir)
         try:
-            env = _monitored(env, run)
-            agent = _build(config, env, run)
+            envs = _monitored(env, config, int(preset.get("n_envs", 1)), run)
+            agent = _build(config, envs, run)
             run.write_config({**agent.config, **_asked(config), "steps": steps})
         except BaseException:  # whatever it was, no training has begun
             run.discard()
@@ -125,11 +126,22 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> TrainResul
         except KeyboardInterrupt as stop:
             raise Interrupted(run, getattr(stop, "exit_code", 130)) from stop
         finally:
-            env.close()
+            envs.close()
+
+
+def _check_choices(config: TrainConfig) -> None:
+    """Refuse what was asked for and the agent has no use for."""
+    for name in CHOICES:
+        asked = getattr(config, name)
+        if asked is not None and name not in TAKES.get(config.agent, ()):
+            takers = " or ".join(f"--agent {agent}" for agent, takes in TAKES.items() if name in takes)
+            remedy = f"Leave it out, or write {takers}."
+            raise UsageError(f"no --{name} for the agent {config.agent}", asked, remedy)
 
 
 def _steps(config: TrainConfig, preset: dict[str, Any]) -> int:
-    steps = config.steps if config.steps is not None else int(preset.get("total_timesteps", DEFAULT_STEPS))
+    default = preset.get("total_timesteps", preset.get("n_timesteps", DEFAULT_STEPS))
+    steps = config.steps if config.steps is not None else int(default)
     if steps < 1:
         raise UsageError("at least one step", steps, "Write --steps 1000.")
     return steps
@@ -141,39 +153,48 @@ def _asked(config: TrainConfig) -> dict[str, Any]:
     return {name: value for name, value in asdict(config).items() if name not in resolved}
 
 
-def _monitored(env: Env, run: RunFolder) -> Env:
+def _monitored(env: Env, config: TrainConfig, n: int, run: RunFolder) -> Any:
+    """The task, or n of them vectorised, with a ``<number>.monitor.csv`` each."""
     from stable_baselines3.common.monitor import Monitor
+    from stable_baselines3.common.vec_env import DummyVecEnv
 
-    return Monitor(env, str(run.path / "0"))  # which adds ".monitor.csv"
+    first = Monitor(env, str(run.path / "0"))
+    if n == 1:
+        return first
+    more = [Monitor(make_task(config.env_id, config.dt), str(run.path / str(i))) for i in range(1, n)]
+    return DummyVecEnv([lambda made=made: made for made in (first, *more)])  # type: ignore[misc]
 
 
-def _build(config: TrainConfig, env: Env, run: RunFolder) -> MPC:
+def _build(config: TrainConfig, env: Any, run: RunFolder) -> Learner:
     from stable_baselines3.common.logger import configure
 
     module, _, name = AGENTS[config.agent].partition(":")
     agent_class = getattr(importlib.import_module(module), name)
-    model = {"structure": config.model}
-    if config.termination is not None:
-        model["termination"] = config.termination
-    chosen: dict[str, Any] = {} if config.precision is None else {"precision": config.precision}
-    if config.known is not None:
-        chosen["known"] = config.known
-    if config.planner is not None:
-        chosen["planner"] = {"method": config.planner}
-    agent: MPC = agent_class(
+    agent: Learner = agent_class(
         env,
         preset=config.preset,
         seed=config.seed,
         device=config.device,
         dt=config.dt,
-        model=model,
-        **chosen,
+        **_chosen(config),
     )
     agent.set_logger(configure(str(run.tensorboard), ["tensorboard"]))
     return agent
 
 
-def _learn(agent: MPC, config: TrainConfig, preset: dict[str, Any], steps: int, run: RunFolder) -> None:
+def _chosen(config: TrainConfig) -> dict[str, Any]:
+    """The settings of an agent that were asked for."""
+    model = {"structure": config.model, "termination": config.termination}
+    chosen: dict[str, Any] = {
+        "model": {name: value for name, value in model.items() if value is not None},
+        "planner": {} if config.planner is None else {"method": config.planner},
+        "precision": config.precision,
+        "known": config.known,
+    }
+    return {name: value for name, value in chosen.items() if value is not None and value != {}}
+
+
+def _learn(agent: Learner, config: TrainConfig, preset: dict[str, Any], steps: int, run: RunFolder) -> None:
     from ode_rl.callbacks import Evaluations, RunRecorder
 
     eval_freq = int(preset.get("eval_freq", max(1, steps // EVALUATIONS)))
@@ -182,7 +203,7 @@ def _learn(agent: MPC, config: TrainConfig, preset: dict[str, Any], steps: int, 
     agent.logger.close()
 
 
-def _results(agent: MPC, config: TrainConfig, run: RunFolder) -> TrainResult:
+def _results(agent: Learner, config: TrainConfig, run: RunFolder) -> TrainResult:
     from ode_rl.plots import plot_learning_curve
     from ode_rl.video import record_video
 

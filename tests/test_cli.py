@@ -286,7 +286,7 @@ def test_a_dt_that_was_given_is_remembered_by_the_run(workplace: Path) -> None:
 def test_a_termination_that_is_asked_for_reaches_the_agent(workplace: Path) -> None:
     assert train("--termination", "boundary") == 0
     config = json.loads((workplace / "run" / "config.json").read_text())
-    assert config["settings"] == {"model": {"structure": "ode", "termination": "boundary"}}
+    assert config["settings"] == {"model": {"termination": "boundary"}}
 
 
 def test_a_model_that_is_asked_for_reaches_the_agent(workplace: Path) -> None:

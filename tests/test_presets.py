@@ -10,9 +10,8 @@ import pytest
 import yaml
 
 import ode_rl.agents.presets as presets
-from ode_rl.agents.mpc import RUN_SETTINGS
 from ode_rl.agents.mpc_config import MPCConfig
-from ode_rl.agents.presets import load_preset, preset_ids
+from ode_rl.agents.presets import RUN_SETTINGS, load_preset, preset_ids
 from ode_rl.agents.registry import AGENTS
 from ode_rl.agents.true_mpc import TrueMPCConfig
 from ode_rl.errors import UsageError
