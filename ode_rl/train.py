@@ -17,11 +17,12 @@ import gymnasium
 from ode_rl.agents.presets import load_preset
 from ode_rl.agents.registry import AGENTS
 from ode_rl.envs.task import make_task
+from ode_rl.envs.task_timing import TaskTiming
 from ode_rl.errors import UsageError
 from ode_rl.evaluate import Evaluation, evaluate_agent
 from ode_rl.files import write_json
 from ode_rl.run import RunFolder
-from ode_rl.settings import nearest
+from ode_rl.settings import nearest, plain
 
 if TYPE_CHECKING:
     from ode_rl.agents import MPC
@@ -62,13 +63,28 @@ class TrainConfig:
     device: str = "auto"
     """auto, cpu or cuda."""
     dt: float | None = None
-    """Seconds per step, for a task that does not say it itself."""
+    """Seconds per control interval; the step of a task that does not say it itself."""
+    dt_range: tuple[float, float] | None = None
+    """Draw each control interval from this range, in seconds."""
+    action_delay: float = 0.0
+    """Seconds until an action acts."""
+    obs_delay: float = 0.0
+    """Seconds until an observation is shown."""
+    obs_dropout: float = 0.0
+    """Probability that an observation is lost."""
+    num_envs: int = 1
+    """Environments that are stepped together."""
     eval_episodes: int = 10
     """Episodes of the final evaluation."""
     video: bool = True
     """Whether to record an episode at the end."""
     progress: bool = True
     """Whether to show a progress bar."""
+
+    @property
+    def timing(self) -> TaskTiming:
+        """How the task is timed."""
+        return TaskTiming(self.dt, self.dt_range, self.action_delay, self.obs_delay, self.obs_dropout)
 
 
 @dataclass(frozen=True)
@@ -106,13 +122,13 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> TrainResul
         raise UsageError("the name of an agent", repr(config.agent), nearest(config.agent, AGENTS))
     _, preset = load_preset(config.agent, config.env_id, config.preset)
     steps = _steps(config, preset)
-    env = make_task(config.env_id, config.dt)
+    envs = _tasks(config)
     with _sigterm_as_exception():
         run = RunFolder.create(config.env_id, config.agent, config.seed, config.run_dir)
         try:
-            env = _monitored(env, run)
-            agent = _build(config, env, run)
-            run.write_config({**agent.config, **_asked(config), "steps": steps})
+            timing = config.timing.resolved(envs[0])
+            agent = _build(config, _monitored(envs, run), run)
+            run.write_config({**agent.config, **_asked(config), "steps": steps, "timing": plain(timing)})
         except BaseException:  # whatever it was, no training has begun
             run.discard()
             raise
@@ -125,7 +141,8 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> TrainResul
         except KeyboardInterrupt as stop:
             raise Interrupted(run, getattr(stop, "exit_code", 130)) from stop
         finally:
-            env.close()
+            for env in envs:
+                env.close()
 
 
 def _steps(config: TrainConfig, preset: dict[str, Any]) -> int:
@@ -135,19 +152,41 @@ def _steps(config: TrainConfig, preset: dict[str, Any]) -> int:
     return steps
 
 
+def _tasks(config: TrainConfig) -> list[Env]:
+    if config.num_envs < 1:
+        raise UsageError("at least one environment", config.num_envs, "Write --num-envs 4.")
+    return [make_task(config.env_id, config.timing) for _ in range(config.num_envs)]
+
+
 def _asked(config: TrainConfig) -> dict[str, Any]:
     """What was asked for, without what the agent resolves: its preset, its device and the step time."""
-    resolved = ("preset", "device", "dt", "model", "termination", "planner", "precision", "known", "run_dir")
+    timing = ("dt", "dt_range", "action_delay", "obs_delay", "obs_dropout")
+    resolved = (
+        *timing,
+        "preset",
+        "device",
+        "model",
+        "termination",
+        "planner",
+        "precision",
+        "known",
+        "run_dir",
+    )
     return {name: value for name, value in asdict(config).items() if name not in resolved}
 
 
-def _monitored(env: Env, run: RunFolder) -> Env:
+def _monitored(envs: list[Env], run: RunFolder) -> Any:
+    """One environment, or several as a `VecEnv`; each writes ``<number>.monitor.csv``."""
     from stable_baselines3.common.monitor import Monitor
+    from stable_baselines3.common.vec_env import DummyVecEnv
 
-    return Monitor(env, str(run.path / "0"))  # which adds ".monitor.csv"
+    watched: list[Env] = [Monitor(env, str(run.path / str(i))) for i, env in enumerate(envs)]
+    if len(watched) == 1:
+        return watched[0]
+    return DummyVecEnv([lambda env=env: env for env in watched])  # type: ignore[misc]
 
 
-def _build(config: TrainConfig, env: Env, run: RunFolder) -> MPC:
+def _build(config: TrainConfig, env: Any, run: RunFolder) -> MPC:
     from stable_baselines3.common.logger import configure
 
     module, _, name = AGENTS[config.agent].partition(":")
@@ -177,7 +216,7 @@ def _learn(agent: MPC, config: TrainConfig, preset: dict[str, Any], steps: int, 
     from ode_rl.callbacks import Evaluations, RunRecorder
 
     eval_freq = int(preset.get("eval_freq", max(1, steps // EVALUATIONS)))
-    callbacks = [RunRecorder(run), Evaluations(run, config.env_id, eval_freq, dt=config.dt)]
+    callbacks = [RunRecorder(run), Evaluations(run, config.env_id, eval_freq, timing=config.timing)]
     agent.learn(steps, callback=callbacks, progress_bar=config.progress)
     agent.logger.close()
 
@@ -187,11 +226,11 @@ def _results(agent: MPC, config: TrainConfig, run: RunFolder) -> TrainResult:
     from ode_rl.video import record_video
 
     evaluation = evaluate_agent(
-        agent, config.env_id, config.eval_episodes, dt=config.dt, agent_name=config.agent
+        agent, config.env_id, config.eval_episodes, timing=config.timing, agent_name=config.agent
     )
     write_json(run.evaluation, evaluation.to_json())
     curve = plot_learning_curve(run)
-    video = record_video(agent, config.env_id, run.video, dt=config.dt) if config.video else None
+    video = record_video(agent, config.env_id, run.video, timing=config.timing) if config.video else None
     return TrainResult(run, evaluation, curve, video)
 
 
