@@ -115,9 +115,7 @@ def _statistics(normalizer: VecNormalize) -> list[tuple[str, RunningMeanStd]]:
     return found
 
 
-def _restore_buffer(
-    buffer: ReplayBuffer, stored: dict[str, npt.NDArray[Any]], where: dict[str, Any]
-) -> None:
+def _restore_buffer(buffer: ReplayBuffer, stored: dict[str, npt.NDArray[Any]], where: dict[str, Any]) -> None:
     pos, full = int(where["pos"]), bool(where["full"])
     n = buffer.buffer_size if full else pos
     if not 0 <= pos < buffer.buffer_size:

@@ -26,7 +26,7 @@ from ode_rl.device import resolve_device
 from ode_rl.errors import UsageError
 from ode_rl.known import NOTHING_KNOWN, Known
 from ode_rl.spaces import check_spaces
-from ode_rl.timing import native_dt
+from ode_rl.timing import native_dt, positive_seconds
 from ode_rl.types import FloatArray, Transition
 
 L = TypeVar("L", bound="Learner")
@@ -47,6 +47,7 @@ class Learner(ABC):
         )
         self.env_id = _id_of(self.env)
         self.dt = dt_of(self.env, dt)
+        self.interval = _interval_of(self.env, self.dt)
         self._begin_anew(seed, device, verbose)
 
     def _begin_anew(self, seed: int | None, device: str, verbose: int) -> None:
@@ -239,6 +240,11 @@ def dt_of(env: VecEnv, dt: float | None) -> float:
     if env.has_attr("dt"):
         Told.dt = env.get_attr("dt", 0)[0]  # type: ignore[attr-defined]
     return native_dt(Told(), dt)
+
+
+def _interval_of(env: VecEnv, native: float) -> float:
+    """Nominal seconds between two decisions, which a wrapper may have made others than a native step."""
+    return positive_seconds((env.get_attr("metadata", 0)[0] or {}).get("dt", native))
 
 
 def box_arrays(box: spaces.Box) -> dict[str, npt.NDArray[Any]]:

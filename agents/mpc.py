@@ -92,7 +92,9 @@ class MPC(Learner):
         precision = resolve_precision(settings.precision, self.device, width, plans_each)
         settings = replace(settings, precision=precision)
         self.settings = settings
-        self.grid = PlanGrid.of(self.dt, settings.horizon, settings.knots, settings.n_knots, settings.growth)
+        self.grid = PlanGrid.of(
+            self.interval, settings.horizon, settings.knots, settings.n_knots, settings.growth
+        )
         self._fast: FastModel | None = None
         self.fits, self._fitted_at, self.fallbacks = 0, 0, 0
         n_obs, n_action = self.observation_space.shape[0], self.action_space.shape[0]
@@ -112,6 +114,7 @@ class MPC(Learner):
             "agent": self.name,
             "env_id": self.env_id,
             "dt": self.dt,
+            "interval": self.interval,
             "seed": self.seed,
             "device": str(self.device),
             "preset": self.preset,
@@ -179,7 +182,7 @@ class MPC(Learner):
         proposals: Tensor | None,
     ) -> tuple[Tensor, Warm, int]:
         """First actions ``[B, A]`` scaled to [-1, 1], the warm start of the next call, plans scored."""
-        groups = unique_seconds(dt, len(z), self.dt)
+        groups = unique_seconds(dt, len(z), self.interval)
         if len(groups) == 1:
             return self._search(z, warm, noise, groups[0][0], deadline, proposals)
         action, after, scored = torch.empty(len(z), warm.mean.shape[-1], device=z.device), warm, 0
@@ -329,7 +332,7 @@ class MPC(Learner):
     def _random_actions(self, n: int, plan: Tensor | None) -> tuple[npt.NDArray[Any], Tensor]:
         """Coloured random actions, drawn stretch by stretch."""
         if plan is None or not len(plan):
-            shape = (n, self.action_space.shape[0], max(2, round(RANDOM_STRETCH / self.dt)))
+            shape = (n, self.action_space.shape[0], max(2, round(RANDOM_STRETCH / self.interval)))
             generator = torch.Generator().manual_seed(int(self.rng.integers(2**62)))
             noise = coloured_noise(shape, self.settings.warmup_exponent, generator)
             plan = noise.permute(2, 0, 1).clamp(-1, 1)
@@ -372,6 +375,7 @@ class MPC(Learner):
         agent = cls.__new__(cls)
         agent.known = known
         agent.env, agent.env_id, agent.dt = None, str(config["env_id"]), float(config["dt"])
+        agent.interval = float(config.get("interval", agent.dt))
         agent.observation_space = box_of(parts.arrays["observation_space"])
         agent.action_space = box_of(parts.arrays["action_space"])
         agent._begin_anew(int(config["seed"]), device, verbose=0)

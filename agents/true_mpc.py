@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ode_rl.agents.noise_stream import noise_of_call
-from ode_rl.agents.plan_grid import PlanGrid
+from ode_rl.agents.plan_grid import PlanGrid, unique_seconds
 from ode_rl.agents.planners import Deadline, PlannerConfig, Warm, cold_start, renewed, search
 from ode_rl.agents.presets import load_preset
 from ode_rl.errors import UsageError
@@ -59,7 +59,8 @@ class TrueMPC:
 
     Nothing is trained. `simulator` is a ``TrueDynamics`` of the task, `low` and `high` ``[A]`` the bounds of
     its actions. The agent has to see the environments it acts in (`watch`): observations do not tell all.
-    `preset` and `settings` are as in `MPC`.
+    `preset` and `settings` are as in `MPC`; `interval` is the nominal control interval in seconds, where it
+    is not the task's native step.
 
     Raises:
         UsageError: for an unknown preset or setting, or the gradient planner.
@@ -75,6 +76,7 @@ class TrueMPC:
         high: npt.ArrayLike,
         preset: str | None = "auto",
         seed: int = 0,
+        interval: float | None = None,
         **settings: Any,
     ) -> None:
         self.simulator, self.env_id, self.seed = simulator, env_id, seed
@@ -83,7 +85,7 @@ class TrueMPC:
         self.settings = build(TrueMPCConfig, merged(tuned, settings))
         s = self.settings
         self.dt = simulator.native_dt
-        self.grid = PlanGrid.of(self.dt, s.horizon, s.knots, s.n_knots, s.growth)
+        self.grid = PlanGrid.of(interval or self.dt, s.horizon, s.knots, s.n_knots, s.growth)
         self.rho = discount_rate(s.gamma, self.dt)
         self.envs: Sequence[Any] = ()
 
@@ -97,9 +99,11 @@ class TrueMPC:
         state: Any = None,
         episode_start: Any = None,
         deterministic: bool = True,
-        dt: float | None = None,
+        dt: Any = None,
     ) -> tuple[npt.NDArray[Any], Any]:
         """Plan from the state of each watched environment; arguments as in `MPC.predict`.
+
+        Where `dt` differs among the robots, those with the same are planned for together.
 
         Raises:
             UsageError: if fewer environments are watched than there are observations.
@@ -111,20 +115,34 @@ class TrueMPC:
         deadline = Deadline.after(self.settings.planner.budget_ms)
         warm, calls = self._start(n, state, episode_start)
         states = np.stack([self.simulator.snapshot(env) for env in self.envs[:n]])
-        seconds = self.dt if dt is None else float(dt)
+        noise = noise_of_call(self.seed, calls)
+        first, mean, elites = torch.empty(n, len(self.low)), warm.mean.clone(), warm.elites.clone()
+        for seconds, own in unique_seconds(dt, n, self.grid.dt):
+            part = Warm(warm.mean[own], warm.elites[own])
+            first[own], after = self._plan(states[own.numpy()], part, seconds, noise, deadline)
+            mean[own], elites[own] = after
+        action = self._in_units(first.numpy())
+        return (action[0] if obs.ndim == 1 else action), TrueState(Warm(mean, elites), calls + 1)
+
+    def _plan(
+        self,
+        states: npt.NDArray[Any],
+        warm: Warm,
+        seconds: float,
+        noise: torch.Generator,
+        deadline: Deadline,
+    ) -> tuple[Tensor, Warm]:
+        """First actions ``[B, A]`` in [-1, 1], held for `seconds`, and the warm start after them."""
         intervals = self.grid.intervals(seconds)
         actions = self.grid.spread_out(intervals, warm.mean)
         found = search(
             lambda plans: self._scores(states, actions(plans), np.array(intervals), deadline),
             warm,
             self.settings.planner,
-            noise_of_call(self.seed, calls),
+            noise,
             deadline=deadline,
         )
-        first = actions(found.plan)[:, 0].numpy()
-        action = self._in_units(first)
-        after = TrueState(self.grid.shifted(found.warm, seconds), calls + 1)
-        return (action[0] if obs.ndim == 1 else action), after
+        return actions(found.plan)[:, 0], self.grid.shifted(found.warm, seconds)
 
     def _scores(
         self, states: npt.NDArray[Any], plans: Tensor, dt: npt.NDArray[np.float64], deadline: Deadline

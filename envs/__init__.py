@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ode_rl.envs.seconds_limit import SecondsLimit as SecondsLimit
     from ode_rl.envs.sensor_noise import SensorNoise as SensorNoise
     from ode_rl.envs.task import make_task as make_task
+    from ode_rl.envs.task_timing import TaskTiming as TaskTiming
     from ode_rl.envs.time_aware import TimeAware as TimeAware
     from ode_rl.envs.timed_action import TimedAction as TimedAction
     from ode_rl.envs.true_dynamics import TrueDynamics as TrueDynamics
@@ -35,6 +36,7 @@ _HOME = {
     "ObservationDropout": "ode_rl.envs.observation_dropout",
     "SecondsLimit": "ode_rl.envs.seconds_limit",
     "SensorNoise": "ode_rl.envs.sensor_noise",
+    "TaskTiming": "ode_rl.envs.task_timing",
     "TimeAware": "ode_rl.envs.time_aware",
     "TimedAction": "ode_rl.envs.timed_action",
     "TrueDynamics": "ode_rl.envs.true_dynamics",

@@ -180,7 +180,7 @@ def _mean_seconds(dt: float | Intervals, grid: TimeGrid) -> float:
 
 
 def _metadata(metadata: dict[str, Any], native: float, nominal: float) -> dict[str, Any]:
-    changed = {**metadata, "dt": nominal}
+    changed = {**metadata, "dt": nominal, "native_dt": native}
     if metadata.get("render_fps"):  # videos keep their speed
         changed["render_fps"] = max(1, round(metadata["render_fps"] * native / nominal))
     return changed

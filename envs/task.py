@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +14,10 @@ import gymnasium
 import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 
+from ode_rl.envs.task_timing import TaskTiming, Timing, with_timing
 from ode_rl.errors import UsageError
 from ode_rl.spaces import check_spaces
-from ode_rl.timing import native_dt, positive_seconds
+from ode_rl.timing import native_dt
 
 Env = gymnasium.Env[Any, Any]
 
@@ -39,24 +39,26 @@ class TimeStamp(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return obs, reward, terminated, truncated, {"dt": self._dt, **info}
 
 
-def make_task(env_id: str, dt: float | None = None, render_mode: str | None = None, **kwargs: Any) -> Env:
+def make_task(env_id: str, timing: Timing = None, render_mode: str | None = None, **kwargs: Any) -> Env:
     """Make the environment of a Gymnasium id, or of ``module:id`` for one that `module` registers.
 
-    `dt` is the length of a step in seconds, for an environment that does not say it itself. The module is
-    found as Python finds it when started in the current folder. Other arguments go to the environment.
+    `timing` is its control interval in seconds (for an environment that does not say how long a step is,
+    just that), or a `TaskTiming` with delays and lost observations, composed as `with_timing` says. The
+    module is found as Python finds it when started in the current folder. Other arguments go to the
+    environment.
 
     Raises:
-        UsageError: if there is no such environment, if its spaces are not continuous vectors, or if the
-            length of its steps is unknown or other than `dt`.
+        UsageError: if there is no such environment, if its spaces are not continuous vectors, if the length
+            of its steps is unknown, or if it cannot be timed in this way.
     """
-    if dt is not None:
-        positive_seconds(dt)
+    timing = TaskTiming.of(timing)
     if render_mode is not None:  # an environment need not have this argument
         kwargs["render_mode"] = render_mode
     env = _make(env_id, kwargs)
     try:
         check_task(env)
-        return TimeStamp(env, _step_seconds(env, dt))
+        native = native_dt(env, timing.native if timing.native is not None else timing.dt)
+        return with_timing(TimeStamp(env, native), timing)
     except UsageError:
         env.close()
         raise
@@ -78,17 +80,6 @@ def check_task(env: Env) -> None:
 def bare_id(env_id: str) -> str:
     """Return ``id`` of ``module:id``, which is how the environment itself is registered."""
     return env_id.rpartition(":")[2]
-
-
-def _step_seconds(env: Env, dt: float | None) -> float:
-    seconds = native_dt(env, dt)
-    if dt is not None and not math.isclose(seconds, dt, rel_tol=1e-6):
-        raise UsageError(
-            f"--dt {seconds:g}, the environment's own step in seconds",
-            f"{dt:g}",
-            "Changing the control interval is not available yet: leave --dt out.",
-        )
-    return seconds
 
 
 def _make(env_id: str, kwargs: dict[str, Any]) -> Env:

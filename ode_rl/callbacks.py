@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
+from ode_rl.envs.task_timing import Timing
 from ode_rl.evaluate import EVALUATION_SEED, Evaluation, evaluate_agent
 from ode_rl.files import replace_file
 from ode_rl.run import Episode, RunFolder
@@ -93,11 +94,11 @@ class Evaluations(BaseCallback):
         env_id: str,
         eval_freq: int,
         n_episodes: int = 5,
-        dt: float | None = None,
+        timing: Timing = None,
         seed: int = EVALUATION_SEED,
     ) -> None:
         super().__init__()
-        self._run, self._env_id, self._dt = run, env_id, dt
+        self._run, self._env_id, self._timing = run, env_id, timing
         self._eval_freq, self._n_episodes, self._seed = eval_freq, n_episodes, seed
         self._next = eval_freq
         self._timesteps: list[int] = []
@@ -111,7 +112,9 @@ class Evaluations(BaseCallback):
 
     def _evaluate(self) -> None:
         with kept_random_streams():
-            evaluation = evaluate_agent(self.model, self._env_id, self._n_episodes, self._seed, dt=self._dt)
+            evaluation = evaluate_agent(
+                self.model, self._env_id, self._n_episodes, self._seed, timing=self._timing
+            )
         self._timesteps.append(self.num_timesteps)
         self._evaluations.append(evaluation)
         buffer = io.BytesIO()

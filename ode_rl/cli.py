@@ -7,6 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _number(
-    flag: str, kind: type[int] | type[float], least: float, what: str, example: str, **more: Any
+    flag: str,
+    kind: type[int] | type[float],
+    least: float,
+    what: str,
+    example: str,
+    below: float = math.inf,
+    **more: Any,
 ) -> Decorator:
     """An option that takes a number, and names itself and an example when it refuses one."""
 
@@ -59,11 +66,11 @@ def _number(
             number = None if value is None else kind(value)
         except ValueError:
             number = math.nan
-        if number is not None and not (math.isfinite(number) and number >= least):
+        if number is not None and not least <= number < below:
             raise UsageError(f"{what} for {flag}", repr(value), f"Write {flag} {example}.")
         return number
 
-    metavar = "SECONDS" if kind is float else "N"
+    metavar = "N" if kind is int else "P" if below < math.inf else "SECONDS"
     return click.option(flag, type=str, callback=check, metavar=metavar, show_default=True, **more)
 
 
@@ -85,7 +92,12 @@ _steps = _number(
     "--steps", int, 1, "a whole number > 0", "2000", help="Environment steps. [default: the preset's]"
 )
 _dt = _number(
-    "--dt", float, 1e-9, "seconds > 0", "0.05", help="Seconds per step, if the task does not say it."
+    "--dt",
+    float,
+    1e-9,
+    "seconds > 0",
+    "0.05",
+    help="Seconds that an action is held; the step of a task that does not say it. [default: the task's]",
 )
 _device = _choice("--device", DEVICES, "auto", help="Where to compute.")
 _planner = _choice("--planner", PLANNERS, None, help="How plans are searched. [default: the preset's, icem]")
@@ -106,6 +118,71 @@ def _episodes(flag: str) -> Decorator:
 
 def _seed(default: str | None, help: str) -> Decorator:
     return _number("--seed", int, 0, "a whole number >= 0", "0", default=default, help=help)
+
+
+def _dt_range(context: click.Context, param: click.Parameter, value: Any) -> tuple[float, float] | None:
+    if value is None:
+        return None
+    try:
+        lo, hi = (float(part) for part in value)
+    except ValueError:
+        lo = hi = math.nan
+    if not (0 < lo < hi < math.inf):
+        given = " ".join(value)
+        raise UsageError("seconds 0 < LO < HI for --dt-range", given, "Write --dt-range 0.01 0.05.")
+    return lo, hi
+
+
+def _timing(unsaid: str | None) -> Decorator:
+    """The options of `TaskTiming`; `unsaid` is their default in words where it is not that of the task."""
+    default = None if unsaid else "0"
+    note = f" [default: {unsaid}]" if unsaid else ""
+    options = (
+        _dt,
+        click.option(
+            "--dt-range",
+            nargs=2,
+            type=str,
+            metavar="LO HI",
+            callback=_dt_range,
+            help="Draw the seconds of every action uniformly from this range.",
+        ),
+        _number(
+            "--action-delay",
+            float,
+            0.0,
+            "seconds >= 0",
+            "0.05",
+            default=default,
+            help=f"Seconds until an action acts.{note}",
+        ),
+        _number(
+            "--obs-delay",
+            float,
+            0.0,
+            "seconds >= 0",
+            "0.05",
+            default=default,
+            help=f"Seconds until an observation is seen.{note}",
+        ),
+        _number(
+            "--obs-dropout",
+            float,
+            0.0,
+            "a probability 0 <= P < 1",
+            "0.1",
+            default=default,
+            below=1.0,
+            help=f"Probability that an observation is lost.{note}",
+        ),
+    )
+
+    def decorated(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorated
 
 
 # --- commands ----------------------------------------------------------------------------------------------
@@ -148,7 +225,15 @@ def commands(context: click.Context) -> None:
 @_seed("0", "Seed of everything random.")
 @click.option("--run-dir", metavar="DIR", help="The run folder. [default: a new one in runs/]")
 @_device
-@_dt
+@_timing(None)
+@_number(
+    "--num-envs",
+    int,
+    1,
+    "a whole number > 0",
+    "4",
+    help="Environments that are stepped together. [default: the preset's, 1]",
+)
 @_choice("--precision", ("auto", "float32"), None, help="Precision of planning. [default: auto]")
 @_preset
 @_episodes("--eval-episodes")
@@ -170,7 +255,7 @@ def train_command(**options: Any) -> Action:
 @_planner
 @_preset
 @_known
-@_dt
+@_timing("as in training")
 @_device
 def evaluate_command(**options: Any) -> Action:
     """Evaluate AGENT: a run folder, module:object with a predict method, or mpc with --model true."""
@@ -227,27 +312,39 @@ def _evaluate(
     json_file: str | None,
     video: bool,
     dt: float | None,
+    dt_range: tuple[float, float] | None,
+    action_delay: float | None,
+    obs_delay: float | None,
+    obs_dropout: float | None,
     **how: Any,
 ) -> int:
+    from ode_rl.envs.task_timing import TaskTiming
     from ode_rl.evaluate import EVALUATION_SEED, evaluate_agent
     from ode_rl.files import write_json
     from ode_rl.video import record_video
 
     if json_file is not None:
         _check_writable(Path(json_file))
-    loaded = _loaded(agent, env_id, dt, **how)
+    given = {"action_delay": action_delay, "obs_delay": obs_delay, "obs_dropout": obs_dropout}
+    said: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if dt is not None or dt_range is not None:
+        said |= {"dt": dt, "dt_range": dt_range}
+    loaded = _loaded(agent, env_id, TaskTiming(**said), **how)
     env_id = env_id or loaded.env_id
     if env_id is None:
         raise UsageError("the task of the agent", f"only {agent}", "Write --env ENV_ID.")
-    dt = dt if dt is not None or env_id != loaded.env_id else loaded.dt
+    timing = loaded.timing or TaskTiming()
+    if env_id != loaded.env_id:
+        timing = replace(timing, native=None)
+    timing = replace(timing, **said)
     seed = EVALUATION_SEED if seed is None else seed
-    evaluation = evaluate_agent(loaded.agent, env_id, episodes, seed, dt=dt, agent_name=loaded.name)
+    evaluation = evaluate_agent(loaded.agent, env_id, episodes, seed, timing=timing, agent_name=loaded.name)
     if json_file is not None:
         write_json(Path(json_file), evaluation.to_json())
     _summary(evaluation)
     if video:
         folder = Path(agent) if Path(agent).is_dir() else Path()
-        if written := record_video(loaded.agent, env_id, folder / "video.mp4", seed, dt):
+        if written := record_video(loaded.agent, env_id, folder / "video.mp4", seed, timing):
             print(f"video           {written}")
     return 0
 
@@ -255,7 +352,7 @@ def _evaluate(
 def _loaded(
     agent: str,
     env_id: str | None,
-    dt: float | None,
+    timing: Any,
     model: str | None,
     planner: str | None,
     preset: str,
@@ -278,7 +375,7 @@ def _loaded(
         raise UsageError("the agent mpc for --model true", repr(agent), "Write `ode-rl evaluate mpc`.")
     if env_id is None:
         raise UsageError("a task for --model true", "none", "Write --env Pendulum-v1.")
-    return true_agent(env_id, dt, preset, planner)
+    return true_agent(env_id, timing, preset, planner)
 
 
 def _report(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 import time
 from collections import deque
@@ -16,6 +17,7 @@ import numpy as np
 
 from ode_rl.agents.registry import AGENTS
 from ode_rl.envs.task import make_task
+from ode_rl.envs.task_timing import TaskTiming, Timing, next_interval
 from ode_rl.errors import UsageError
 from ode_rl.run import RunFolder
 from ode_rl.timing import native_dt
@@ -54,6 +56,8 @@ class Evaluation:
     """Median real time of one `predict` for one observation."""
     ms_per_decision_p99: float
     """99th percentile of the same."""
+    return_per_second: float | None = None
+    """Mean return over the seconds of a whole episode: falling costs. None for a task without a limit."""
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``evaluation.json`` holds."""
@@ -66,7 +70,7 @@ class LoadedAgent(NamedTuple):
     agent: Agent
     name: str
     env_id: str | None
-    dt: float | None
+    timing: TaskTiming | None = None
 
 
 @runtime_checkable
@@ -81,6 +85,8 @@ class _Record(NamedTuple):
     lengths: list[int]
     seconds: list[float]
     observations: list[Any]
+    intervals: list[dict[str, Any]]
+    """What the agent was told of the intervals after `observations`."""
 
 
 def evaluate_agent(
@@ -89,14 +95,16 @@ def evaluate_agent(
     n_episodes: int = 10,
     seed: int = EVALUATION_SEED,
     deterministic: bool = True,
-    dt: float | None = None,
+    timing: Timing = None,
     n_envs: int | None = None,
     agent_name: str | None = None,
 ) -> Evaluation:
     """Let an agent act for `n_episodes` episodes, episode i reset with ``seed + i``, each counted once.
 
     The id of a task is made `n_envs` times (default: one per episode, at most 10); these are stepped
-    together and the agent sees a batch ``[n, O]``. An environment object is used alone.
+    together and the agent sees a batch ``[n, O]``. An environment object is used alone. `timing` is how the
+    task is timed, as in `make_task`; an agent whose `predict` takes ``dt`` is told how long the next interval
+    of each environment is.
 
     Raises:
         UsageError: for fewer than one episode, an unknown task, or actions of a wrong shape.
@@ -104,14 +112,16 @@ def evaluate_agent(
     if n_episodes < 1:
         raise UsageError("at least one episode", n_episodes, "Write --episodes 10.")
     n = min(n_episodes, n_envs or MAX_ENVS) if isinstance(env, str) else 1
-    envs = [make_task(env, dt) for _ in range(n)] if isinstance(env, str) else [env]
+    envs = [make_task(env, timing) for _ in range(n)] if isinstance(env, str) else [env]
     try:
         _check_same_spaces(agent, envs[0])
         if isinstance(agent, Watcher):
             agent.watch(envs)
-        record = _run_episodes(agent, envs, n_episodes, seed, deterministic, native_dt(envs[0], dt))
-        times = _decision_ms(agent, record.observations, deterministic)
+        native = native_dt(envs[0], TaskTiming.of(timing).dt)
+        record = _run_episodes(agent, envs, n_episodes, seed, deterministic, native)
+        times = _decision_ms(agent, record, deterministic)
         spec = envs[0].spec
+        whole = (spec.max_episode_steps or math.inf) * native if spec else math.inf
     finally:
         if isinstance(env, str):
             for made in envs:
@@ -128,6 +138,7 @@ def evaluate_agent(
         seconds=[round(seconds, 9) for seconds in record.seconds],
         ms_per_decision=float(np.median(times)),
         ms_per_decision_p99=float(np.percentile(times, 99)),
+        return_per_second=float(np.mean(record.returns)) / whole if math.isfinite(whole) else None,
     )
 
 
@@ -136,7 +147,8 @@ def _run_episodes(
 ) -> _Record:
     """Step all environments together; one that finishes takes the next episode, or waits for the others."""
     n, limit = len(envs), _longest_episode(envs[0])
-    record = _Record([0.0] * n_episodes, [0] * n_episodes, [0.0] * n_episodes, [])
+    record = _Record([0.0] * n_episodes, [0] * n_episodes, [0.0] * n_episodes, [], [])
+    asks = asks_interval(agent)
     obs = np.stack([env.reset(seed=seed + i)[0] for i, env in enumerate(envs)])
     episode = dict(enumerate(range(n)))  # environment -> the episode it is in; one that waits is left out
     upcoming = deque(range(n, n_episodes))
@@ -144,7 +156,8 @@ def _run_episodes(
     while episode:
         if len(record.observations) <= TIMED_DECISIONS:
             record.observations.append(obs[:1].copy())
-        actions, state = agent.predict(obs, state, starts, deterministic)
+            record.intervals.append(told_interval(asks, envs[:1]))
+        actions, state = agent.predict(obs, state, starts, deterministic, **told_interval(asks, envs))
         actions = _as_batch(actions, envs)
         starts = np.zeros(n, bool)
         for i, k in list(episode.items()):
@@ -182,12 +195,23 @@ def _as_batch(actions: Any, envs: list[Env]) -> Any:
     return batch.reshape(shape)
 
 
-def _decision_ms(agent: Agent, observations: list[Any], deterministic: bool) -> list[float]:
+def asks_interval(agent: Agent) -> bool:
+    """Whether the agent wants to know how long its action will be held: its `predict` takes ``dt``."""
+    return "dt" in inspect.signature(agent.predict).parameters
+
+
+def told_interval(asks: bool, envs: Sequence[Env]) -> dict[str, Any]:
+    """The argument ``dt [n]`` of `predict` in seconds, for an agent that asks and tasks that know it."""
+    seconds = [next_interval(env) for env in envs] if asks else [None]
+    return {} if None in seconds else {"dt": np.array(seconds, np.float64)}
+
+
+def _decision_ms(agent: Agent, record: _Record, deterministic: bool) -> list[float]:
     """Milliseconds of `predict` on single observations, without the first, which only warms up."""
     state, start, times = None, np.ones(1, bool), []
-    for obs in observations:
+    for obs, told in zip(record.observations, record.intervals, strict=True):
         began = time.perf_counter()
-        _, state = agent.predict(obs, state, start, deterministic)
+        _, state = agent.predict(obs, state, start, deterministic, **told)
         times.append(1e3 * (time.perf_counter() - began))
         start = np.zeros(1, bool)
     return times[1:] or times
@@ -200,7 +224,7 @@ def _check_same_spaces(agent: Agent, env: Env) -> None:
             raise UsageError(
                 f"a task with the {name.replace('_', ' ')} of the agent, {mine}",
                 theirs,
-                "Choose the task that it was trained on with --env ENV_ID.",
+                "Choose the task that it was trained on with --env ENV_ID, timed as it was.",
             )
 
 
@@ -216,13 +240,13 @@ def load_agent(spec: str, device: str = "auto", known: Known | None = None) -> L
     if Path(spec).exists():
         return _from_run(RunFolder.open(spec), device, known)
     if ":" in spec:
-        return LoadedAgent(_from_module(spec), spec, None, None)
+        return LoadedAgent(_from_module(spec), spec, None)
     raise UsageError("a run folder or module:object", repr(spec), "Look for the run with `ls runs`.")
 
 
 def true_agent(
     env_id: str,
-    dt: float | None = None,
+    timing: Timing = None,
     preset: str | None = "auto",
     planner: str | None = None,
     seed: int = 0,
@@ -230,18 +254,21 @@ def true_agent(
 ) -> LoadedAgent:
     """The planner on the true dynamics of a task: nothing to train, the upper bound of learned models.
 
+    It sees through wrappers: delays and lost observations are hidden from its simulator, not from it.
+
     Raises:
         UsageError: for an unknown task, preset or planner, or a task whose state cannot be copied.
     """
     from ode_rl.agents.true_mpc import TrueMPC
     from ode_rl.envs import TrueDynamics
 
-    env = make_task(env_id, dt)
+    env = make_task(env_id, timing)
     simulator = TrueDynamics(env, threads)
     space: Any = env.action_space
-    settings = {} if planner is None else {"planner": {"method": planner}}
-    agent = TrueMPC(simulator, env_id, space.low, space.high, preset, seed, **settings)
-    return LoadedAgent(agent, "mpc", env_id, dt)
+    settings: dict[str, Any] = {} if planner is None else {"planner": {"method": planner}}
+    interval = env.metadata.get("dt")
+    agent = TrueMPC(simulator, env_id, space.low, space.high, preset, seed, interval, **settings)
+    return LoadedAgent(agent, "mpc", env_id, TaskTiming.of(timing))
 
 
 def _from_run(run: RunFolder, device: str, known: Known | None) -> LoadedAgent:
@@ -258,7 +285,7 @@ def _from_run(run: RunFolder, device: str, known: Known | None) -> LoadedAgent:
     module, _, cls = AGENTS[name].partition(":")
     code = {} if known is None else {"known": known}
     agent = getattr(importlib.import_module(module), cls).load(checkpoint, device=device, **code)
-    return LoadedAgent(agent, name, env_id, float(dt))
+    return LoadedAgent(agent, name, env_id, TaskTiming.read(config.get("timing"), float(dt)))
 
 
 def _from_module(spec: str) -> Agent:

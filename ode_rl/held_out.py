@@ -11,7 +11,11 @@ import numpy.typing as npt
 
 from ode_rl.envs.control_interval import ControlInterval
 from ode_rl.envs.task import make_task
+from ode_rl.envs.task_timing import Timing, next_interval
+from ode_rl.envs.time_grid import TimeGrid
+from ode_rl.envs.time_wrapper import Env, find
 from ode_rl.errors import UsageError
+from ode_rl.evaluate import asks_interval
 from ode_rl.types import Agent, FloatArray, Trajectory
 
 # Observations ``[n, O]`` to actions ``[n, A]`` in the units of the task, step by step.
@@ -26,8 +30,8 @@ class HeldOutTask:
     Used as a context, which closes the environments.
     """
 
-    def __init__(self, env_id: str, dt: float | None = None) -> None:
-        self._make = lambda: ControlInterval(make_task(env_id, dt))
+    def __init__(self, env_id: str, timing: Timing = None) -> None:
+        self._make = lambda: _with_intervals(make_task(env_id, timing))
         self._envs = [self._make()]
 
     def __enter__(self) -> HeldOutTask:
@@ -40,9 +44,18 @@ class HeldOutTask:
             env.close()
 
     @property
+    def _grid(self) -> TimeGrid:
+        grid: TimeGrid = self._envs[0].get_wrapper_attr("grid")
+        return grid
+
+    def intervals(self) -> npt.NDArray[np.float64]:
+        """Seconds ``[n]`` of the next step of each environment that is recorded."""
+        return np.array([next_interval(env) for env in self._envs], np.float64)
+
+    @property
     def native(self) -> float:
         """Seconds of a step of the task as it was made."""
-        return self._envs[0].grid.native
+        return self._grid.native
 
     @property
     def intervals_per_episode(self) -> int:
@@ -60,7 +73,7 @@ class HeldOutTask:
         Raises:
             UsageError: if that is less than one substep.
         """
-        grid = self._envs[0].grid
+        grid = self._grid
         if grid.unit is not None and ratio * grid.native < grid.unit * (1 - 1e-6):
             raise UsageError(
                 f"a ratio of at least {grid.unit / grid.native:g}, one of the {grid.noun} of {grid.unit:g} s",
@@ -70,7 +83,7 @@ class HeldOutTask:
         return grid.seconds(grid.nearest(ratio * grid.native, at_least=1))
 
     def record(self, policy: Policy, seeds: Sequence[int]) -> list[Trajectory]:
-        """One episode from each seed at the native interval, all stepped together."""
+        """One episode from each seed, timed as the task is, all stepped together."""
         while len(self._envs) < len(seeds):
             self._envs.append(self._make())
         log = [_Log(env, seed) for env, seed in zip(self._envs, seeds, strict=False)]
@@ -103,15 +116,24 @@ class HeldOutTask:
         return lambda obs: rng.uniform(space.low, space.high, (len(obs), *space.shape))  # type: ignore[attr-defined,misc]
 
 
-def agent_policy(agent: Agent) -> Policy:
-    """The agent as it acts in training, with its exploration noise."""
+def _with_intervals(env: Env) -> Env:
+    return env if find(env, ControlInterval) is not None else ControlInterval(env)
+
+
+def agent_policy(agent: Agent, intervals: Callable[[], npt.NDArray[np.float64]] | None = None) -> Policy:
+    """The agent as it acts in training, with its exploration noise.
+
+    One whose `predict` takes ``dt`` is told the next `intervals`.
+    """
+    asks = intervals is not None and asks_interval(agent)
     state: Any = None
     begun = False
 
     def act(obs: FloatArray) -> npt.NDArray[Any]:
         nonlocal state, begun
         start = np.full(len(obs), not begun)
-        actions, state = agent.predict(obs, state, start, deterministic=False)
+        told = {"dt": intervals()[: len(obs)]} if asks and intervals is not None else {}
+        actions, state = agent.predict(obs, state, start, deterministic=False, **told)
         begun = True
         return np.asarray(actions)
 
@@ -121,7 +143,7 @@ def agent_policy(agent: Agent) -> Policy:
 class _Log:
     """One episode as it happens."""
 
-    def __init__(self, env: ControlInterval, seed: int, dt: float | None = None) -> None:
+    def __init__(self, env: Env, seed: int, dt: float | None = None) -> None:
         self.env, self.over, self.terminated = env, False, False
         first, _ = env.reset(seed=seed, options=None if dt is None else {"dt": dt})
         self.obs = [np.array(first, np.float64)]

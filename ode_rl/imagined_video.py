@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from ode_rl.envs.smooth import SmoothTask
 from ode_rl.envs.task import bare_id
+from ode_rl.envs.task_timing import Timing
 from ode_rl.errors import UsageError
 from ode_rl.open_loop import OpenLoop
 from ode_rl.state import StateSpec, state_spec
@@ -28,14 +29,14 @@ PENDULUM = "Pendulum-v1"
 CLOSE = 1e-4
 
 
-def write_imagined_video(path: Path, loop: OpenLoop, env_id: str, dt: float | None, seed: int) -> None:
+def write_imagined_video(path: Path, loop: OpenLoop, env_id: str, timing: Timing, seed: int) -> None:
     """Write the pieces of `loop`, one after the other: left as recorded, right as imagined from their starts.
 
     Raises:
         CannotRender: where the task cannot be drawn here, or its state cannot be read off its observations.
     """
     _render_without_display()
-    env = _made_to_render(env_id, dt)
+    env = _made_to_render(env_id, timing)
     try:
         stage = Stage(env, env_id, seed)
         shortest = float(loop.dt[loop.mask].min())

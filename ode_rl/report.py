@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ode_rl import report_plots
+from ode_rl.envs.task_timing import Timing
 from ode_rl.errors import UsageError
 from ode_rl.evaluate import load_agent
 from ode_rl.files import write_json
@@ -92,9 +93,9 @@ def write_report(
     model = _model_of(loaded.agent, folder)
     env_id = str(loaded.env_id)
     with _whole_folder(folder / "report") as into:
-        with HeldOutTask(env_id, loaded.dt) as task:
+        with HeldOutTask(env_id, loaded.timing) as task:
             data = _collect(task, loaded.agent, episodes, seed)
-        _write(into, model, loaded.agent, data, env_id, loaded.dt, seed, video)
+        _write(into, model, loaded.agent, data, env_id, loaded.timing, seed, video)
     return folder / "report"
 
 
@@ -104,7 +105,7 @@ def _write(
     agent: Agent,
     data: _Data,
     env_id: str,
-    dt: float | None,
+    timing: Timing,
     seed: int,
     video: bool,
 ) -> None:
@@ -128,7 +129,7 @@ def _write(
     report_plots.plot_open_loop(into / "open_loop.png", loop, row, temperature, names, title)
     report_plots.plot_outcomes(into / "outcomes.png", singles, reward, termination, title)
     report_plots.plot_calibration(into / "calibration.png", calibration, title)
-    note = _video(into / "open_loop.mp4", loop, by_agent, env_id, dt, seed) if video else "not asked for"
+    note = _video(into / "open_loop.mp4", loop, by_agent, env_id, timing, seed) if video else "not asked for"
     report = {
         "schema": SCHEMA,
         "env_id": env_id,
@@ -157,7 +158,7 @@ def _write(
 
 def _collect(task: HeldOutTask, agent: Agent, episodes: int, seed: int) -> _Data:
     seeds = [[seed + i for i in range(first, first + episodes)] for first in (0, episodes)]
-    acted = task.record(agent_policy(agent), seeds[0])
+    acted = task.record(agent_policy(agent, task.intervals), seeds[0])
     random = task.record(task.random_policy(seed), seeds[1])
     by_ratio, left_out = [], []
     for ratio in RATIOS:
@@ -219,7 +220,7 @@ def _judged_row(loop: OpenLoop, by_agent: npt.NDArray[np.bool_]) -> int:
 
 
 def _video(
-    path: Path, loop: OpenLoop, by_agent: npt.NDArray[np.bool_], env_id: str, dt: float | None, seed: int
+    path: Path, loop: OpenLoop, by_agent: npt.NDArray[np.bool_], env_id: str, timing: Timing, seed: int
 ) -> str | None:
     """Write the video; why not, where there is none."""
     rows = np.flatnonzero(by_agent & (loop.mask.sum(1) > 1))
@@ -227,7 +228,7 @@ def _video(
     if not len(rows):
         return "no episode of the agent is long enough"
     try:
-        write_imagined_video(path, loop.rows(rows), env_id, dt, seed)
+        write_imagined_video(path, loop.rows(rows), env_id, timing, seed)
     except CannotRender as reason:
         logger.warning("no video: %s", reason)
         return str(reason)

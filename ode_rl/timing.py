@@ -26,14 +26,16 @@ def positive_seconds(value: Any, name: str = "dt") -> float:
 def native_dt(env: Any, dt: float | None = None) -> float:
     """Seconds per step of an environment as it was made.
 
-    Looked up in this order: ``env.unwrapped.dt``, ``metadata["dt"]``, the argument `dt`. A step's own
+    Looked up in this order: ``env.unwrapped.dt``, ``metadata["native_dt"]`` (which wrappers leave that change
+    the interval), ``metadata["dt"]``, the argument `dt`. A step's own
     ``info["dt"]`` wins over all of these wherever transitions are recorded.
 
     Raises:
         UsageError: if none of the three says it, or the value is not a positive number.
     """
     base = getattr(env, "unwrapped", env)
-    for found in (getattr(base, "dt", None), (getattr(env, "metadata", None) or {}).get("dt"), dt):
+    metadata = getattr(env, "metadata", None) or {}
+    for found in (getattr(base, "dt", None), metadata.get("native_dt"), metadata.get("dt"), dt):
         if found is not None:
             return positive_seconds(found)
     raise UsageError(

@@ -17,11 +17,12 @@ import gymnasium
 from ode_rl.agents.presets import load_preset
 from ode_rl.agents.registry import AGENTS, CHOICES, TAKES
 from ode_rl.envs.task import make_task
+from ode_rl.envs.task_timing import TaskTiming
 from ode_rl.errors import UsageError
 from ode_rl.evaluate import Evaluation, evaluate_agent
 from ode_rl.files import write_json
 from ode_rl.run import RunFolder
-from ode_rl.settings import nearest
+from ode_rl.settings import nearest, plain
 
 if TYPE_CHECKING:
     from ode_rl.agents.learner import Learner
@@ -62,13 +63,28 @@ class TrainConfig:
     device: str = "auto"
     """auto, cpu or cuda."""
     dt: float | None = None
-    """Seconds per step, for a task that does not say it itself."""
+    """Seconds per control interval; the step of a task that does not say it itself."""
+    dt_range: tuple[float, float] | None = None
+    """Draw each control interval from this range, in seconds."""
+    action_delay: float = 0.0
+    """Seconds until an action acts."""
+    obs_delay: float = 0.0
+    """Seconds until an observation is shown."""
+    obs_dropout: float = 0.0
+    """Probability that an observation is lost."""
+    num_envs: int | None = None
+    """Environments that are stepped together."""
     eval_episodes: int = 10
     """Episodes of the final evaluation."""
     video: bool = True
     """Whether to record an episode at the end."""
     progress: bool = True
     """Whether to show a progress bar."""
+
+    @property
+    def timing(self) -> TaskTiming:
+        """How the task is timed."""
+        return TaskTiming(self.dt, self.dt_range, self.action_delay, self.obs_delay, self.obs_dropout)
 
 
 @dataclass(frozen=True)
@@ -107,13 +123,14 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> TrainResul
     _check_choices(config)
     _, preset = load_preset(config.agent, config.env_id, config.preset)
     steps = _steps(config, preset)
-    env = make_task(config.env_id, config.dt)
+    envs = _tasks(config, preset)
     with _sigterm_as_exception():
         run = RunFolder.create(config.env_id, config.agent, config.seed, config.run_dir)
         try:
-            envs = _monitored(env, config, int(preset.get("n_envs", 1)), run)
-            agent = _build(config, envs, run)
-            run.write_config({**agent.config, **_asked(config), "steps": steps})
+            timing = plain(config.timing.resolved(envs[0]))
+            resolved = {"steps": steps, "num_envs": len(envs), "timing": timing}
+            agent = _build(config, _monitored(envs, run), run)
+            run.write_config({**agent.config, **_asked(config), **resolved})
         except BaseException:  # whatever it was, no training has begun
             run.discard()
             raise
@@ -126,7 +143,8 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> TrainResul
         except KeyboardInterrupt as stop:
             raise Interrupted(run, getattr(stop, "exit_code", 130)) from stop
         finally:
-            envs.close()
+            for env in envs:
+                env.close()
 
 
 def _check_choices(config: TrainConfig) -> None:
@@ -147,22 +165,39 @@ def _steps(config: TrainConfig, preset: dict[str, Any]) -> int:
     return steps
 
 
+def _tasks(config: TrainConfig, preset: dict[str, Any]) -> list[Env]:
+    n = int(preset.get("n_envs", 1)) if config.num_envs is None else config.num_envs
+    if n < 1:
+        raise UsageError("at least one environment", n, "Write --num-envs 4.")
+    return [make_task(config.env_id, config.timing) for _ in range(n)]
+
+
 def _asked(config: TrainConfig) -> dict[str, Any]:
     """What was asked for, without what the agent resolves: its preset, its device and the step time."""
-    resolved = ("preset", "device", "dt", "model", "termination", "planner", "precision", "known", "run_dir")
+    timing = ("dt", "dt_range", "action_delay", "obs_delay", "obs_dropout")
+    resolved = (
+        *timing,
+        "preset",
+        "device",
+        "model",
+        "termination",
+        "planner",
+        "precision",
+        "known",
+        "run_dir",
+    )
     return {name: value for name, value in asdict(config).items() if name not in resolved}
 
 
-def _monitored(env: Env, config: TrainConfig, n: int, run: RunFolder) -> Any:
-    """The task, or n of them vectorised, with a ``<number>.monitor.csv`` each."""
+def _monitored(envs: list[Env], run: RunFolder) -> Any:
+    """One environment, or several as a `VecEnv`; each writes ``<number>.monitor.csv``."""
     from stable_baselines3.common.monitor import Monitor
     from stable_baselines3.common.vec_env import DummyVecEnv
 
-    first = Monitor(env, str(run.path / "0"))
-    if n == 1:
-        return first
-    more = [Monitor(make_task(config.env_id, config.dt), str(run.path / str(i))) for i in range(1, n)]
-    return DummyVecEnv([lambda made=made: made for made in (first, *more)])  # type: ignore[misc]
+    watched: list[Env] = [Monitor(env, str(run.path / str(i))) for i, env in enumerate(envs)]
+    if len(watched) == 1:
+        return watched[0]
+    return DummyVecEnv([lambda env=env: env for env in watched])  # type: ignore[misc]
 
 
 def _build(config: TrainConfig, env: Any, run: RunFolder) -> Learner:
@@ -198,7 +233,7 @@ def _learn(agent: Learner, config: TrainConfig, preset: dict[str, Any], steps: i
     from ode_rl.callbacks import Evaluations, RunRecorder
 
     eval_freq = int(preset.get("eval_freq", max(1, steps // EVALUATIONS)))
-    callbacks = [RunRecorder(run), Evaluations(run, config.env_id, eval_freq, dt=config.dt)]
+    callbacks = [RunRecorder(run), Evaluations(run, config.env_id, eval_freq, timing=config.timing)]
     agent.learn(steps, callback=callbacks, progress_bar=config.progress)
     agent.logger.close()
 
@@ -208,11 +243,11 @@ def _results(agent: Learner, config: TrainConfig, run: RunFolder) -> TrainResult
     from ode_rl.video import record_video
 
     evaluation = evaluate_agent(
-        agent, config.env_id, config.eval_episodes, dt=config.dt, agent_name=config.agent
+        agent, config.env_id, config.eval_episodes, timing=config.timing, agent_name=config.agent
     )
     write_json(run.evaluation, evaluation.to_json())
     curve = plot_learning_curve(run)
-    video = record_video(agent, config.env_id, run.video, dt=config.dt) if config.video else None
+    video = record_video(agent, config.env_id, run.video, timing=config.timing) if config.video else None
     return TrainResult(run, evaluation, curve, video)
 
 

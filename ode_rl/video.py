@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ode_rl.envs.task import make_task
-from ode_rl.evaluate import EVALUATION_SEED, Watcher
-from ode_rl.timing import native_dt
+from ode_rl.envs.task_timing import Timing
+from ode_rl.evaluate import EVALUATION_SEED, Watcher, asks_interval, told_interval
 from ode_rl.types import Agent
 
 Env = gymnasium.Env[Any, Any]
@@ -32,39 +32,39 @@ class CannotRender(Exception):
 
 
 def record_video(
-    agent: Agent, env_id: str, path: Path, seed: int = EVALUATION_SEED, dt: float | None = None
+    agent: Agent, env_id: str, path: Path, seed: int = EVALUATION_SEED, timing: Timing = None
 ) -> Path | None:
-    """Record one episode as an mp4 with ``1 / dt`` frames per second.
+    """Record one episode as an mp4 with ``1 / dt`` frames per second, dt the (mean) control interval.
 
     Returns None, and logs why, where the task or the machine cannot render.
     """
     _render_without_display()
     try:
-        env = _made_to_render(env_id, dt)
+        env = _made_to_render(env_id, timing)
     except CannotRender as reason:
         logger.warning("no video: %s", reason)
         return None
     try:
-        fps = max(1, round(1 / native_dt(env, dt)))
+        fps = max(1, round(1 / env.metadata["dt"]))
         _write(path, _episode(agent, env, seed), fps)
     finally:
         env.close()
     return path
 
 
-def _made_to_render(env_id: str, dt: float | None) -> Env:
+def _made_to_render(env_id: str, timing: Timing) -> Env:
     """Return the task, reset and rendered once.
 
     Raises:
         CannotRender: if any of this fails.
     """
-    plain = make_task(env_id, dt)
+    plain = make_task(env_id, timing)
     plain.close()
     if "rgb_array" not in plain.metadata.get("render_modes", []):
         raise CannotRender(f"{env_id} has no render mode rgb_array")
     try:
         importlib.import_module("imageio_ffmpeg")
-        env = make_task(env_id, dt, render_mode="rgb_array")
+        env = make_task(env_id, timing, render_mode="rgb_array")
         env.reset(seed=0)
         shape = _frame(env).shape
     except Exception as error:  # graphics drivers fail in as many ways as there are drivers
@@ -101,8 +101,10 @@ def _episode(agent: Agent, env: Env, seed: int) -> Iterator[Frame]:
         agent.watch([env])
     yield _frame(env)
     state, start, over = None, np.ones(1, bool), False
+    asks = asks_interval(agent)
     while not over:
-        actions, state = agent.predict(np.asarray(obs)[None], state, start, True)
+        told = told_interval(asks, [env])
+        actions, state = agent.predict(np.asarray(obs)[None], state, start, True, **told)
         obs, _, terminated, truncated, _ = env.step(np.asarray(actions).reshape(env.action_space.shape or ()))
         start, over = np.zeros(1, bool), terminated or truncated
         yield _frame(env)

@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from ode_rl.callbacks import kept_random_streams
 from ode_rl.envs.task import make_task
+from ode_rl.envs.task_timing import TaskTiming
 from ode_rl.errors import UsageError
 from ode_rl.evaluate import evaluate_agent, load_agent
 from ode_rl.files import write_json
@@ -127,6 +128,7 @@ def test_the_json_has_exactly_the_keys_that_others_read() -> None:
     assert set(data) == {
         *("schema", "env_id", "agent", "seed", "n_episodes", "mean_return", "std_return"),
         *("returns", "lengths", "seconds", "ms_per_decision", "ms_per_decision_p99"),
+        "return_per_second",
     }
     assert (data["schema"], data["agent"], data["seed"], data["n_episodes"]) == (1, "push", 5, 2)
     assert isinstance(data["mean_return"], float)
@@ -212,7 +214,7 @@ def test_the_newest_checkpoint_of_a_run_is_loaded(run: RunFolder) -> None:
     agent.gain = 0.25
     agent.save(run.checkpoint)
     loaded = load_agent(str(run.path))
-    assert (loaded.name, loaded.env_id, loaded.dt) == ("mpc", "Pendulum-v1", 0.05)
+    assert (loaded.name, loaded.env_id, loaded.timing) == ("mpc", "Pendulum-v1", TaskTiming(native=0.05))
     assert loaded.agent.gain == 0.25  # type: ignore[attr-defined]
 
 

@@ -126,25 +126,33 @@ def test_a_bare_id_has_no_module() -> None:
 def test_a_task_that_does_not_say_its_dt_needs_one() -> None:
     with pytest.raises(UsageError, match="--dt SECONDS"):
         make_task("MountainCarContinuous-v0")
-    env = make_task("MountainCarContinuous-v0", dt=0.1)
+    env = make_task("MountainCarContinuous-v0", 0.1)
     env.reset(seed=0)
     assert env.step(env.action_space.sample())[4]["dt"] == 0.1
     assert native_dt(env) == 0.1
 
 
-def test_another_dt_than_the_native_one_is_refused_with_the_native_one() -> None:
-    with pytest.raises(UsageError, match=r"0\.05.*got 0\.1.*leave --dt out"):
-        make_task("Pendulum-v1", dt=0.1)
+def test_another_dt_than_the_native_one_is_the_control_interval() -> None:
+    env = make_task("Pendulum-v1", 0.1)
+    env.reset(seed=0)
+    assert env.step(env.action_space.sample())[4]["dt"] == 0.1
+    assert native_dt(env) == 0.05
+    assert env.metadata["dt"] == 0.1
+
+
+def test_a_dt_between_two_that_the_task_can_take_is_refused_with_both() -> None:
+    with pytest.raises(UsageError, match=r"substeps of 0\.01 s, got 0\.034\. Write 0\.03 or 0\.04"):
+        make_task("Swimmer-v5", 0.034)
 
 
 def test_the_native_dt_may_be_said_again() -> None:
-    assert native_dt(make_task("Pendulum-v1", dt=0.05)) == 0.05
+    assert native_dt(make_task("Pendulum-v1", 0.05)) == 0.05
 
 
 @pytest.mark.parametrize("dt", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_dt_that_is_no_time_is_refused(dt: float) -> None:
     with pytest.raises(UsageError, match="dt > 0"):
-        make_task("MountainCarContinuous-v0", dt=dt)
+        make_task("MountainCarContinuous-v0", dt)
 
 
 # --- spaces ------------------------------------------------------------------------------------------------

@@ -39,7 +39,9 @@ def test_advantages_of_intervals_of_any_duration_are_those_of_a_pencil() -> None
     second = 2.0 + gamma**0.5 * 0.125 - 0.25 + gamma**0.5 * lam**0.5 * third
     first = 1.0 + gamma * 0.25 - 0.5 + gamma * lam * second
     assert buffer.advantages[:, 0].tolist() == pytest.approx([first, second, third], rel=1e-6)
-    assert buffer.returns[:, 0].tolist() == pytest.approx([first + 0.5, second + 0.25, third + 0.125], rel=1e-6)
+    assert buffer.returns[:, 0].tolist() == pytest.approx(
+        [first + 0.5, second + 0.25, third + 0.125], rel=1e-6
+    )
 
 
 def test_an_advantage_does_not_reach_into_the_next_episode() -> None:

@@ -58,7 +58,9 @@ def test_the_reward_of_an_interval_comes_evenly_over_it() -> None:
         2.0 * (1 - math.exp(-0.2)) / 0.2,
         -3.0 * (1 - math.exp(-1.0)) / 1.0,
     ]
-    assert buffer._get_samples(np.array([0, 1, 2])).rewards[:, 0].tolist() == pytest.approx(expected, rel=1e-6)
+    assert buffer._get_samples(np.array([0, 1, 2])).rewards[:, 0].tolist() == pytest.approx(
+        expected, rel=1e-6
+    )
 
 
 def test_an_interval_of_n_native_steps_is_worth_what_its_native_steps_are() -> None:
