@@ -92,9 +92,8 @@ class MPC(Learner):
         precision = resolve_precision(settings.precision, self.device, width, plans_each)
         settings = replace(settings, precision=precision)
         self.settings = settings
-        self.grid = PlanGrid.of(
-            self.interval, settings.horizon, settings.knots, settings.n_knots, settings.growth
-        )
+        plan = (settings.horizon, settings.knots, settings.n_knots, settings.growth, settings.coast)
+        self.grid = PlanGrid.of(self.interval, *plan)
         self._fast: FastModel | None = None
         self.fits, self._fitted_at, self.fallbacks = 0, 0, 0
         n_obs, n_action = self.observation_space.shape[0], self.action_space.shape[0]

@@ -40,6 +40,9 @@ class MPCConfig:
     """Knots per plan; None means one per control interval."""
     growth: float = 1.0
     """Factor by which intervals of the roll-out get longer along the horizon; 1 keeps them as they are."""
+    coast: float = 0.0
+    """Seconds that every plan goes on behind its horizon with the middle action: of plans that end alike
+    it prefers those that leave the task where it does well by itself (a pole near its balance)."""
     action_cost: float = 0.01
     """Weight of the squared change of the action, in shares of the typical reward rate."""
     members: str = "assigned"

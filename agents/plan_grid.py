@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,21 +22,36 @@ class PlanGrid:
 
     The resolution of the plan (`knots`) and the intervals of the roll-out are independent of one another:
     the first interval is the real duration of the next step, and with `growth` above 1 later ones get
-    longer, so that fewer of them cover the horizon.
+    longer, so that fewer of them cover the horizon. Behind its horizon every plan goes on for `n_coast`
+    intervals with the middle action: how well the task does when left to itself is what a plan's end is
+    worth, as in the rollout algorithm (Bertsekas 2020, Rollout, Policy Iteration, and Distributed
+    Reinforcement Learning) with the passive policy.
     """
 
     dt: float
     horizon: float
     knots: Knots
     growth: float
+    n_coast: int = 0
 
     @classmethod
-    def of(cls, dt: float, horizon: float | None, kind: str, n_knots: int | None, growth: float) -> PlanGrid:
+    def of(
+        cls,
+        dt: float,
+        horizon: float | None,
+        kind: str,
+        n_knots: int | None,
+        growth: float,
+        coast: float = 0.0,
+    ) -> PlanGrid:
         """The grid for settings of which None leaves a choice: 12 intervals, one knot for each.
 
         Raises:
-            UsageError: for a horizon shorter than one interval, an unknown kind, or too few knots.
+            UsageError: for a horizon shorter than one interval, an unknown kind, too few knots, or a
+                negative `coast`.
         """
+        if not (math.isfinite(coast) and coast >= 0):
+            raise UsageError("coast >= 0 seconds", coast, "Write coast=1.0, or leave it out.")
         seconds = DEFAULT_PLAN_LENGTH * dt if horizon is None else horizon
         if seconds < dt * (1 - 1e-6):
             remedy = f"Write horizon={DEFAULT_PLAN_LENGTH * dt:g}, or leave it out."
@@ -45,16 +61,24 @@ class PlanGrid:
         n = max(1, round(seconds / dt))
         if growth == 1.0:
             seconds = n * dt
-        return cls(dt, seconds, Knots(kind, n if n_knots is None else n_knots, seconds), growth)
+        return cls(dt, seconds, Knots(kind, n if n_knots is None else n_knots, seconds), growth, round(coast / dt))
 
     def intervals(self, next_dt: float | None = None) -> list[float]:
-        """Durations ``[H]`` in seconds, the first of them `next_dt`."""
+        """Durations ``[H]`` in seconds, the first of them `next_dt`, the last `n_coast` behind the horizon."""
         first = self.dt if next_dt is None else next_dt
         # A next step that is longer than the plan: the plan is that step.
-        return interval_grid(max(self.horizon, first, self.dt), self.dt, first, growth=self.growth)
+        plan = interval_grid(max(self.horizon, first, self.dt), self.dt, first, growth=self.growth)
+        return plan + [self.dt] * self.n_coast
 
     def spread_out(self, dt: list[float], like: Tensor) -> Callable[[Tensor], Tensor]:
         """The map from knots ``[*, K, A]`` to the actions ``[*, H, A]`` held in intervals of `dt` seconds."""
+        planned = dt[: len(dt) - self.n_coast]
+        if not self.n_coast:
+            return self._planned(planned, like)
+        actions = self._planned(planned, like)
+        return lambda plans: torch.nn.functional.pad(actions(plans), (0, 0, 0, self.n_coast))
+
+    def _planned(self, dt: list[float], like: Tensor) -> Callable[[Tensor], Tensor]:
         if self._one_knot_each(dt):
             return lambda plans: plans
         weights = self.knots.weights(dt, like.dtype).to(like.device)

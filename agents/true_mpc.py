@@ -35,6 +35,9 @@ class TrueMPCConfig:
     """Knots per plan; None means one per control interval."""
     growth: float = 1.0
     """Factor by which intervals get longer along the horizon; 1 keeps them as they are."""
+    coast: float = 0.0
+    """Seconds that every plan goes on behind its horizon with the middle action: of plans that end alike
+    it prefers those that leave the task where it does well by itself (a pole near its balance)."""
     action_cost: float = 0.001
     """Weight of the squared change of the action, in shares of the typical reward of the plans at hand."""
     planner: PlannerConfig = field(default_factory=PlannerConfig)
@@ -85,7 +88,8 @@ class TrueMPC:
         self.settings = build(TrueMPCConfig, merged(tuned, settings))
         s = self.settings
         self.dt = simulator.native_dt
-        self.grid = PlanGrid.of(interval or self.dt, s.horizon, s.knots, s.n_knots, s.growth)
+        plan = (s.horizon, s.knots, s.n_knots, s.growth, s.coast)
+        self.grid = PlanGrid.of(interval or self.dt, *plan)
         self.rho = discount_rate(s.gamma, self.dt)
         self.envs: Sequence[Any] = ()
 

@@ -1,4 +1,8 @@
-"""Gradients of an adaptive solve by the adjoint ODE, whose memory does not grow with the evaluations."""
+"""Gradients of a solve whose memory does not grow with its evaluations.
+
+An adaptive solve goes back along the adjoint ODE; substeps of a given number are computed again, one at a
+time, so that the gradient is that of back-propagation.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from torch import Tensor
 
 Flow = Callable[[Tensor, Tensor], Tensor]
 Augmented = tuple[Tensor, ...]
+Carry = tuple[Tensor, ...]
 AugmentedFlow = Callable[[Tensor, Augmented], Augmented]
 
 
@@ -60,6 +65,50 @@ class _Adjoint(torch.autograd.Function):
         with torch.no_grad():
             _, by_y, *by_tensors = ctx.solve_back(back, start)
         return None, None, None, by_y, *_direct(tensors, list(by_tensors))
+
+
+def steps_computed_again(
+    step: Callable[[Carry], Carry], n: int, start: Tensor, tensors: Sequence[Tensor]
+) -> Carry:
+    """``step(step(... (start,)))``, n times, with gradients for `start` and the `tensors` that `step` uses.
+
+    Between the passes it holds `start`, on the way back what every step began with, but the intermediate
+    results of a single one. Tensors may be computed from one another.
+    """
+    wanted = list({id(t): t for t in tensors if t.requires_grad}.values())
+    end: Carry = _Again.apply(step, n, start, *wanted)
+    return end
+
+
+class _Again(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, step: Callable[[Carry], Carry], n: int, start: Tensor, *tensors: Tensor) -> Carry:
+        ctx.save_for_backward(start)
+        # Kept as they are: gradients are asked for these very tensors, not for saved copies of them.
+        ctx.step, ctx.n, ctx.tensors = step, n, tensors
+        carry: Carry = (start,)
+        for _ in range(n):
+            carry = step(carry)
+        return carry
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        tensors, path = ctx.tensors, [ctx.saved_tensors]
+        with torch.no_grad():
+            for _ in range(ctx.n - 1):
+                path.append(ctx.step(path[-1]))
+        totals = [torch.zeros_like(t) for t in tensors]
+        while path:
+            with torch.enable_grad():
+                carry = tuple(c.detach().requires_grad_() for c in path.pop())
+                found = torch.autograd.grad(
+                    ctx.step(carry), (*carry, *tensors), gradients, allow_unused=True, retain_graph=True
+                )
+            like = (*carry, *tensors)
+            whole = [torch.zeros_like(x) if g is None else g for x, g in zip(like, found, strict=True)]
+            gradients = tuple(whole[: len(carry)])
+            totals = [total + g for total, g in zip(totals, whole[len(carry) :], strict=True)]
+        return None, None, *gradients, *_direct(tensors, totals)
 
 
 def _direct(tensors: Sequence[Tensor], total: list[Tensor]) -> list[Tensor]:

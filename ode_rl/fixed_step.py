@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
+from ode_rl.adjoint import steps_computed_again
 from ode_rl.types import Held
-
-Result = TypeVar("Result")
 
 
 class Tableau(NamedTuple):
@@ -66,12 +64,6 @@ def kick_drift(n_q: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     return update
 
 
-def compute_again(function: Callable[..., Result], *args: object) -> Result:
-    """Call `function` and keep no more than its arguments: on the way back it is called again."""
-    result: Result = checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
-    return result
-
-
 def fixed_step(
     field: Held,
     z: Tensor,
@@ -85,17 +77,29 @@ def fixed_step(
 
     With `again` no substep keeps its intermediate results for the way back.
     """
-    integrals: Tensor | None = None
-    error: Tensor | None = None
-    slope: Tensor | None = None
-    for _ in range(n_steps):
-        args = (field, z, h, tableau, rates, slope)
-        z, dq, off, slope = compute_again(_substep, *args) if again else _substep(*args)
+
+    # The parts of a step that there are beside z: integrals, summed errors, the slope at its end.
+    there = [0, *([] if rates is None else [1]), *([2, 3] if tableau.error else [])]
+
+    def step(carry: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        old = dict(zip(there, carry, strict=False))  # at the start there is z alone
+        z, dq, off, slope = _substep(field, old[0], h, tableau, rates, old.get(3))
+        new = [z]
         if dq is not None:
-            integrals = h * dq if integrals is None else torch.addcmul(integrals, h, dq)
-        if off is not None:
-            error = off if error is None else error + off
-    return End(z, integrals, error)
+            new.append(torch.addcmul(old[1], h, dq) if 1 in old else h * dq)
+        if off is not None and slope is not None:
+            new += [old[2] + off if 2 in old else off, slope]
+        return tuple(new)
+
+    carry: tuple[Tensor, ...] = (z,)
+    if again:
+        tensors = (*field.tensors, *(() if rates is None else rates.tensors), h)
+        carry = steps_computed_again(step, n_steps, z, tensors)
+    else:
+        for _ in range(n_steps):
+            carry = step(carry)
+    end = dict(zip(there, carry, strict=True))
+    return End(end[0], end.get(1), end.get(2))
 
 
 def _substep(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ode_rl.adjoint import solve_with_adjoint
 from ode_rl.errors import UsageError
-from ode_rl.fixed_step import FIXED_STEP, compute_again, fixed_step, kick_drift
+from ode_rl.fixed_step import FIXED_STEP, fixed_step, kick_drift
 from ode_rl.types import Held, Solver, VectorField
 
 
@@ -134,9 +134,8 @@ def integrate_held(field: Held, z: Tensor, dt: Tensor, solver: Solver, rates: He
             "one without",
             "Write Solver(method='midpoint'), or give a field such as SecondOrderField.",
         )
-    args = (field, z, seconds / n, n, tableau, rates)
     again = solver.adjoint and torch.is_grad_enabled()
-    end = compute_again(fixed_step, *args, True) if again else fixed_step(*args)
+    end = fixed_step(field, z, seconds / n, n, tableau, rates, again)
     n_evals = n * len(tableau.nodes) + (1 if tableau.error else 0)
     ok = torch.isfinite(end.z).all(-1)
     if end.integrals is not None:

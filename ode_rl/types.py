@@ -133,8 +133,8 @@ class Solver:
     atol: float = 1e-6
     """Absolute tolerance of adaptive methods, in units of the state."""
     adjoint: bool = False
-    """Hold no memory per substep between the passes: adaptive methods solve the adjoint ODE backwards,
-    fixed-step ones compute the interval again."""
+    """Hold no memory per substep: adaptive methods solve the adjoint ODE backwards, fixed-step ones compute
+    each again."""
     max_steps: int = 1000
     """Adaptive methods: a row whose tolerance asks for more steps than this in one `max_step` has failed."""
 
