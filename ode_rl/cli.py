@@ -396,13 +396,28 @@ def _report(
 
 
 def _summary(evaluation: Any) -> None:
-    ms = evaluation.ms_per_decision
-    print(
-        f"mean return     {evaluation.mean_return:.2f} ± {evaluation.std_return:.2f} "
-        f"over {evaluation.n_episodes} episodes of {evaluation.env_id}"
-    )
-    slow = evaluation.ms_per_decision_p99
-    print(f"decisions       {ms:.2f} ms each ({slow:.2f} ms at the 99th percentile), {1e3 / ms:.0f} Hz")
+    ms, slow = evaluation.ms_per_decision, evaluation.ms_per_decision_p99
+    lines = {
+        "mean return": f"{evaluation.mean_return:.2f} ± {evaluation.std_return:.2f} "
+        f"over {evaluation.n_episodes} episodes of {evaluation.env_id}",
+        "middle half": f"{evaluation.interquartile_mean:.2f}{_between(evaluation.interquartile_interval)}",
+    }
+    if evaluation.return_per_second is not None:
+        lines["return per s"] = f"{evaluation.return_per_second:.4g} per simulated second"
+    if evaluation.success_rate is not None:
+        lines["success"] = f"{evaluation.success_rate:.1%}{_between(evaluation.success_interval, '.1%')}"
+    lines |= {
+        "episode length": f"{evaluation.mean_length:.1f} steps, {evaluation.mean_seconds:.2f} s",
+        "decisions": f"{ms:.2f} ms each ({slow:.2f} ms at the 99th percentile), {1e3 / ms:.0f} Hz",
+        "actions": f"fluctuation {evaluation.action_fluctuation:.3f} per decision, "
+        f"energy {evaluation.action_energy:.3g} s per episode",
+    }
+    for name, text in lines.items():
+        print(f"{name:<16}{text}")
+
+
+def _between(interval: tuple[float, float] | None, form: str = ".2f") -> str:
+    return f" (95 % interval {interval[0]:{form}} to {interval[1]:{form}})" if interval else ""
 
 
 def _list() -> int:
