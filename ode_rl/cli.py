@@ -16,7 +16,7 @@ import click
 from ode_rl import __version__
 from ode_rl.agents.registry import AGENTS
 from ode_rl.errors import UsageError
-from ode_rl.names import MODELS, PLANNERS, TERMINATIONS
+from ode_rl.names import MODELS, PLANNERS, SWEEPS, TERMINATIONS
 from ode_rl.settings import nearest
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -77,10 +77,11 @@ def _number(
 def _choice(flag: str, names: Sequence[str], default: str | None, **more: Any) -> Decorator:
     """An option that takes one of a few names, and lists them when it refuses another."""
 
-    def check(context: click.Context, param: click.Parameter, value: str | None) -> str | None:
-        if value is not None and value not in names:
-            closest = (difflib.get_close_matches(value, names, 1, 0.5) or [default or names[0]])[0]
-            raise UsageError(f"{' or '.join(names)} for {flag}", repr(value), f"Write {flag} {closest}.")
+    def check(context: click.Context, param: click.Parameter, value: Any) -> Any:
+        for each in value if isinstance(value, tuple) else (value,):
+            if each is not None and each not in names:
+                closest = (difflib.get_close_matches(each, names, 1, 0.5) or [default or names[0]])[0]
+                raise UsageError(f"{' or '.join(names)} for {flag}", repr(each), f"Write {flag} {closest}.")
         return value
 
     metavar = "|".join(names)
@@ -247,10 +248,28 @@ def train_command(**options: Any) -> Action:
 @commands.command("evaluate", short_help="Evaluate a trained agent, or an object of yours.")
 @click.argument("agent")
 @click.option("--env", "env_id", metavar="ENV_ID", help="The task. [default: the one of the run]")
-@_episodes("--episodes")
+@_number(
+    "--episodes",
+    int,
+    1,
+    "a whole number > 0",
+    "10",
+    help="Episodes, each from a start seed of its own. [default: 10; 30 with --sweep]",
+)
 @_seed(None, "Seed of the first episode. [default: as after training]")
 @click.option("--json", "json_file", metavar="FILE", help="Write the result to a file.")
 @click.option("--video", is_flag=True, help="Record the first episode, in the run folder or here.")
+@_choice(
+    "--sweep",
+    SWEEPS,
+    None,
+    multiple=True,
+    help="Also in conditions that it was not trained in, into sweeps/ in the run folder or here. "
+    "Say it again for another.",
+)
+@click.option(
+    "--trust", is_flag=True, help="Load a file of Stable-Baselines3, whose pickles can run any code."
+)
 @_choice("--model", ("true",), None, help="For the agent mpc: true plans in the task itself, untrained.")
 @_planner
 @_preset
@@ -258,7 +277,8 @@ def train_command(**options: Any) -> Action:
 @_timing("as in training")
 @_device
 def evaluate_command(**options: Any) -> Action:
-    """Evaluate AGENT: a run folder, module:object with a predict method, or mpc with --model true."""
+    """Evaluate AGENT: a run folder, a saved agent (of Stable-Baselines3 with --trust), module:object with a
+    predict method, or mpc with --model true."""
     return lambda: _evaluate(**options)
 
 
@@ -307,10 +327,11 @@ def _train(options: dict[str, Any]) -> int:
 def _evaluate(
     agent: str,
     env_id: str | None,
-    episodes: int,
+    episodes: int | None,
     seed: int | None,
     json_file: str | None,
     video: bool,
+    sweep: tuple[str, ...],
     dt: float | None,
     dt_range: tuple[float, float] | None,
     action_delay: float | None,
@@ -338,15 +359,41 @@ def _evaluate(
         timing = replace(timing, native=None)
     timing = replace(timing, **said)
     seed = EVALUATION_SEED if seed is None else seed
-    evaluation = evaluate_agent(loaded.agent, env_id, episodes, seed, timing=timing, agent_name=loaded.name)
+    folder = Path(agent) if Path(agent).is_dir() else Path()
+    if sweep:
+        from ode_rl.robustness import EPISODES, Robustness
+
+        in_all = Robustness(loaded.agent, env_id, sweep, episodes or EPISODES, seed, timing, loaded.name)
+        evaluation = in_all.reference
+    else:
+        evaluation = evaluate_agent(
+            loaded.agent, env_id, episodes or 10, seed, timing=timing, agent_name=loaded.name
+        )
     if json_file is not None:
         write_json(Path(json_file), evaluation.to_json())
     _summary(evaluation)
-    if video:
-        folder = Path(agent) if Path(agent).is_dir() else Path()
-        if written := record_video(loaded.agent, env_id, folder / "video.mp4", seed, timing):
-            print(f"video           {written}")
+    for name in sweep:
+        _sweep_through(in_all, name, folder / "sweeps")
+    if video and (written := record_video(loaded.agent, env_id, folder / "video.mp4", seed, timing)):
+        print(f"video           {written}")
     return 0
+
+
+def _sweep_through(robustness: Any, name: str, folder: Path) -> None:
+    """Write a sweep while it goes on, so that one that is stopped leaves what it has; print its table."""
+    from ode_rl.files import write_json
+    from ode_rl.robustness_plots import plot_sweep
+    from ode_rl.tables import sweep_heading, sweep_line
+
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"\n{sweep_heading(name)}")
+
+    def on_step(result: Any, step: Any) -> None:
+        write_json(folder / f"{name}.json", result.to_json())
+        print(sweep_line(step), flush=True)
+
+    result = robustness.run(name, on_step)
+    print(plot_sweep(folder / f"{name}.png", result))
 
 
 def _loaded(
@@ -358,6 +405,7 @@ def _loaded(
     preset: str,
     known: str | None,
     device: str,
+    trust: bool,
 ) -> Any:
     from ode_rl.evaluate import load_agent, true_agent
     from ode_rl.user_code import load_known
@@ -370,7 +418,7 @@ def _loaded(
             raise UsageError(
                 "--planner together with --model true", planner, "Leave it out: a run has its own."
             )
-        return load_agent(agent, device, load_known(known))
+        return load_agent(agent, device, load_known(known), trust)
     if agent != "mpc":
         raise UsageError("the agent mpc for --model true", repr(agent), "Write `ode-rl evaluate mpc`.")
     if env_id is None:
@@ -396,28 +444,9 @@ def _report(
 
 
 def _summary(evaluation: Any) -> None:
-    ms, slow = evaluation.ms_per_decision, evaluation.ms_per_decision_p99
-    lines = {
-        "mean return": f"{evaluation.mean_return:.2f} ± {evaluation.std_return:.2f} "
-        f"over {evaluation.n_episodes} episodes of {evaluation.env_id}",
-        "middle half": f"{evaluation.interquartile_mean:.2f}{_between(evaluation.interquartile_interval)}",
-    }
-    if evaluation.return_per_second is not None:
-        lines["return per s"] = f"{evaluation.return_per_second:.4g} per simulated second"
-    if evaluation.success_rate is not None:
-        lines["success"] = f"{evaluation.success_rate:.1%}{_between(evaluation.success_interval, '.1%')}"
-    lines |= {
-        "episode length": f"{evaluation.mean_length:.1f} steps, {evaluation.mean_seconds:.2f} s",
-        "decisions": f"{ms:.2f} ms each ({slow:.2f} ms at the 99th percentile), {1e3 / ms:.0f} Hz",
-        "actions": f"fluctuation {evaluation.action_fluctuation:.3f} per decision, "
-        f"energy {evaluation.action_energy:.3g} s per episode",
-    }
-    for name, text in lines.items():
-        print(f"{name:<16}{text}")
+    from ode_rl.tables import evaluation_lines
 
-
-def _between(interval: tuple[float, float] | None, form: str = ".2f") -> str:
-    return f" (95 % interval {interval[0]:{form}} to {interval[1]:{form}})" if interval else ""
+    print("\n".join(evaluation_lines(evaluation)))
 
 
 def _list() -> int:

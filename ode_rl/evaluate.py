@@ -6,6 +6,7 @@ import importlib
 import inspect
 import math
 import time
+import zipfile
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,10 +17,13 @@ import gymnasium
 import numpy as np
 
 from ode_rl.agents.registry import AGENTS
+from ode_rl.checkpoint import read_checkpoint
 from ode_rl.envs.task import make_task
-from ode_rl.envs.task_timing import TaskTiming, Timing, next_interval
+from ode_rl.envs.task_timing import Disturb, TaskTiming, Timing, next_interval
 from ode_rl.errors import UsageError
 from ode_rl.run import RunFolder
+from ode_rl.sb3_file import holds_sb3, load_sb3
+from ode_rl.settings import nearest
 from ode_rl.statistics import bootstrap_interval, interquartile_mean, wilson_interval
 from ode_rl.tally import Tally, action_shares
 from ode_rl.timing import native_dt
@@ -116,13 +120,15 @@ def evaluate_agent(
     timing: Timing = None,
     n_envs: int | None = None,
     agent_name: str | None = None,
+    disturb: Disturb | None = None,
 ) -> Evaluation:
     """Let an agent act for `n_episodes` episodes, episode i reset with ``seed + i``, each counted once.
 
     The id of a task is made `n_envs` times (default: one per episode, at most 10); these are stepped
     together and the agent sees a batch ``[n, O]``. An environment object is used alone. `timing` is how the
     task is timed, as in `make_task`; an agent whose `predict` takes ``dt`` is told how long the next interval
-    of each environment is.
+    of each environment is. `disturb` wraps every environment that is made, for conditions that the agent was
+    not trained in.
 
     Raises:
         UsageError: for fewer than one episode, an unknown task, or actions of a wrong shape.
@@ -130,7 +136,7 @@ def evaluate_agent(
     if n_episodes < 1:
         raise UsageError("at least one episode", n_episodes, "Write --episodes 10.")
     n = min(n_episodes, n_envs or MAX_ENVS) if isinstance(env, str) else 1
-    envs = [make_task(env, timing) for _ in range(n)] if isinstance(env, str) else [env]
+    envs = [make_task(env, timing, disturb=disturb) for _ in range(n)] if isinstance(env, str) else [env]
     try:
         _check_same_spaces(agent, envs[0])
         if isinstance(agent, Watcher):
@@ -268,15 +274,20 @@ def _check_same_spaces(agent: Agent, env: Env) -> None:
             )
 
 
-def load_agent(spec: str, device: str = "auto", known: Known | None = None) -> LoadedAgent:
-    """Load an agent from a run folder (its newest checkpoint), or from ``module:object``.
+def load_agent(
+    spec: str, device: str = "auto", known: Known | None = None, trust: bool = False
+) -> LoadedAgent:
+    """Load an agent from a run folder (its newest checkpoint), a saved file, or ``module:object``.
 
     The object has a `predict`, or makes one that has when called without arguments. `known` are the
-    functions that the run was trained with: no file holds code.
+    functions that the run was trained with: no file holds code. A file of Stable-Baselines3 holds pickles,
+    and is loaded only with `trust`.
 
     Raises:
         UsageError: if there is nothing of the kind.
     """
+    if Path(spec).is_file() and zipfile.is_zipfile(spec):
+        return _from_file(Path(spec), device, known, trust)
     if Path(spec).exists():
         return _from_run(RunFolder.open(spec), device, known)
     if ":" in spec:
@@ -326,6 +337,20 @@ def _from_run(run: RunFolder, device: str, known: Known | None) -> LoadedAgent:
     code = {} if known is None else {"known": known}
     agent = getattr(importlib.import_module(module), cls).load(checkpoint, device=device, **code)
     return LoadedAgent(agent, name, env_id, TaskTiming.read(config.get("timing"), float(dt)))
+
+
+def _from_file(path: Path, device: str, known: Known | None, trust: bool) -> LoadedAgent:
+    """An agent of Stable-Baselines3, or one that this package saved."""
+    if holds_sb3(path):
+        agent, name = load_sb3(path, trust, device)
+        return LoadedAgent(agent, name, None)
+    kind = read_checkpoint(path).kind
+    if kind not in AGENTS:
+        raise UsageError("a file of one of the agents", f"{kind!r} in {path}", nearest(kind, AGENTS))
+    module, _, cls = AGENTS[kind].partition(":")
+    code = {} if known is None else {"known": known}
+    own = getattr(importlib.import_module(module), cls).load(path, device=device, **code)
+    return LoadedAgent(own, kind, own.env_id, TaskTiming(native=float(own.dt)))
 
 
 def _from_module(spec: str) -> Agent:
