@@ -134,6 +134,22 @@ def _dt_range(context: click.Context, param: click.Parameter, value: Any) -> tup
     return lo, hi
 
 
+def _thresholds(context: click.Context, param: click.Parameter, value: Any) -> Any:
+    """One return for all tasks, or returns by id."""
+    by_id: dict[str, float] = {}
+    for given in value:
+        env_id, _, number = given.rpartition("=")
+        try:
+            by_id[env_id] = float(number)
+        except ValueError:
+            by_id[env_id] = math.nan
+        if not math.isfinite(by_id[env_id]):
+            raise UsageError("a return for --threshold", repr(given), "Write --threshold -200.")
+    if "" in by_id and len(by_id) > 1:
+        raise UsageError("one --threshold for all tasks, or ENV_ID=RETURN", "both", "Leave one of them out.")
+    return by_id.get("", by_id or None)
+
+
 def _timing(unsaid: str | None) -> Decorator:
     """The options of `TaskTiming`; `unsaid` is their default in words where it is not that of the task."""
     default = None if unsaid else "0"
@@ -302,6 +318,23 @@ def report_command(**options: Any) -> Action:
     return lambda: _report(**options)
 
 
+@commands.command("compare", short_help="Compare runs: curves, profiles, who is better, how soon.")
+@click.argument("run_dirs", nargs=-1, metavar="RUN_DIR...")
+@click.option(
+    "--threshold",
+    multiple=True,
+    callback=_thresholds,
+    metavar="RETURN|ENV_ID=RETURN",
+    help="A return that counts as solved, for all tasks or for one. [default: that of its registration]",
+)
+@click.option(
+    "--out", default="comparison", show_default=True, metavar="DIR", help="The folder for the results."
+)
+def compare_command(**options: Any) -> Action:
+    """Compare run folders, folders of them, or those in a CSV: a table, figures and comparison.json."""
+    return lambda: _compare(**options)
+
+
 @commands.command("list", short_help="List agents, presets, models and planners.")
 def list_command() -> Action:
     """List agents, the tasks that have presets, models and planners."""
@@ -443,6 +476,32 @@ def _report(
     return 0
 
 
+def _compare(run_dirs: tuple[str, ...], threshold: Any, out: str) -> int:
+    from ode_rl.compare import compare, find_runs, read_runs
+
+    folders = find_runs(run_dirs)
+    _check_folder(Path(out))
+    runs, left_out = read_runs(folders)
+    comparison, groups = compare(runs, threshold)
+    from ode_rl.compare_plots import plot_curves, plot_improvement, plot_profiles
+    from ode_rl.files import write_json
+    from ode_rl.tables import comparison_lines
+
+    for row in left_out:
+        print(f"left out {row['run']}: {row['why']}")
+    print("\n".join(comparison_lines(comparison)))
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "comparison.json", {**comparison, "left_out": left_out})
+    print(f"\n{folder / 'comparison.json'}")
+    print(plot_curves(folder / "curves.png", comparison, groups))
+    if comparison["profiles"]["tasks"]:
+        print(plot_profiles(folder / "profiles.png", comparison))
+    if comparison["improvement"]:
+        print(plot_improvement(folder / "improvement.png", comparison))
+    return 0
+
+
 def _summary(evaluation: Any) -> None:
     from ode_rl.tables import evaluation_lines
 
@@ -491,3 +550,12 @@ def _check_writable(path: Path) -> None:
     """Find out before a long evaluation that its result could not be written."""
     if path.is_dir() or not path.absolute().parent.is_dir() or not os.access(path.absolute().parent, os.W_OK):
         raise UsageError("a file that can be written for --json", path, "Write --json result.json.")
+
+
+def _check_folder(path: Path) -> None:
+    """Find out that a folder could not be made or written."""
+    place = path.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise UsageError("a folder that can be written for --out", path, "Write --out comparison.")

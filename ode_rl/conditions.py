@@ -112,6 +112,12 @@ def noise(env: Env, share: float, spread: npt.NDArray[np.float64]) -> Env:
     return SensorNoise(env, share * spread[:width])
 
 
+def changed(env: Env, quantity: str, factor: float) -> Env:
+    """The task with one quantity of its physics multiplied by a factor."""
+    factors: dict[str, Any] = {quantity: factor}
+    return ChangedPhysics(env, **factors)
+
+
 # --- families ----------------------------------------------------------------------------------------------
 
 
@@ -189,7 +195,7 @@ def _dead_motors(setup: Setup) -> Iterator[Condition]:
 def _factors(setup: Setup, quantity: str) -> Iterator[Condition]:
     why = _cannot(setup, quantity)
     for factor in FACTORS:
-        disturb = partial(ChangedPhysics, **{quantity: factor}) if factor != 1.0 else None
+        disturb = partial(changed, quantity=quantity, factor=factor) if factor != 1.0 else None
         yield Condition(f"x{factor:g}", setup.timing, disturb, value=factor, why_not=why)
 
 
@@ -197,7 +203,7 @@ def _cannot(setup: Setup, quantity: str) -> str | None:
     """Why the physics of a task cannot be changed; None where it can."""
     env = make_task(setup.env_id, setup.timing)
     try:
-        partial(ChangedPhysics, **{quantity: 2.0})(env)  # type: ignore[arg-type]
+        changed(env, quantity, 2.0)
     except UsageError as error:
         return f"expected {error.expected}, got {error.got}"
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ode_rl.evaluate import Evaluation
@@ -53,3 +53,42 @@ def sweep_line(step: Row | LeftOut) -> str:
     if step.share_interval:
         kept += f" ({step.share_interval[0]:.1%} to {step.share_interval[1]:.1%})"
     return f"{step.label:<16}{earned:>20}{per_second:>14}{step.random_mean_return:>12.2f}{kept:>28}"
+
+
+def comparison_lines(comparison: dict[str, Any]) -> list[str]:
+    """A table per task, then the probabilities of improvement."""
+    lines = []
+    for env_id, task in comparison["tasks"].items():
+        threshold = task["threshold"]
+        asked = "no threshold" if threshold is None else f"threshold {threshold:g}"
+        lines += ["", f"{env_id} ({asked})"]
+        width = max(len(name) for name in task["groups"]) + 2
+        heads = ("seeds", "final return (95 % interval)", "solved", "steps", "simulated s", "real s")
+        lines.append(f"{'':<{width}}" + "".join(_cell(head, i) for i, head in enumerate(heads)))
+        for name, own in task["groups"].items():
+            interval = own["interval"]
+            final = f"{own['interquartile_mean']:.2f}"
+            final += f" ({interval[0]:.2f} to {interval[1]:.2f})" if interval else ""
+            reached = sum(each["env_steps"] is not None for each in own["to_threshold"])
+            median = own["median_to_threshold"]
+            cells = [
+                str(len(own["seeds"])),
+                final,
+                "" if threshold is None else f"{reached} of {len(own['seeds'])}",
+                *(_or_dash(median[key]) for key in ("env_steps", "sim_seconds", "wall_s")),
+            ]
+            lines.append(f"{name:<{width}}" + "".join(_cell(cell, i) for i, cell in enumerate(cells)))
+    if comparison["improvement"]:
+        lines += ["", "probability of improvement"]
+    for row in comparison["improvement"]:
+        interval = row["interval"]
+        lines.append(f"{row['x']} > {row['y']}: {row['probability']:.2f}{between(interval)}")
+    return lines
+
+
+def _cell(text: str, column: int) -> str:
+    return f"{text:>{32 if column == 1 else 12}}"
+
+
+def _or_dash(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"
