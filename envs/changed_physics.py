@@ -34,7 +34,12 @@ class ChangedPhysics(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArg
     def __init__(
         self, env: Env, mass: float = 1.0, friction: float = 1.0, damping: float = 1.0, gravity: float = 1.0
     ) -> None:
-        factors = {"mass": mass, "friction": friction, "damping": damping, "gravity": gravity}
+        factors: dict[str, Any] = {
+            "mass": mass,
+            "friction": friction,
+            "damping": damping,
+            "gravity": gravity,
+        }
         RecordConstructorArgs.__init__(self, **factors)
         gymnasium.Wrapper.__init__(self, env)
         model = _model_of(env)

@@ -250,21 +250,24 @@ def _improvements(scores: dict[str, dict[str, Floats]]) -> list[dict[str, Any]]:
             tasks = _common([scores[x], scores[y]])
             if not tasks:
                 continue
-            k = len(tasks)
             strata = [scores[x][task] for task in tasks] + [scores[y][task] for task in tasks]
-            band = bootstrap_interval(
-                strata, lambda drawn, k=k: probability_of_improvement(drawn[:k], drawn[k:])
-            )  # type: ignore[misc]
+            band = bootstrap_interval(strata, _first_half_better)
             rows.append(
                 {
                     "x": x,
                     "y": y,
                     "tasks": tasks,
-                    "probability": float(probability_of_improvement(strata[:k], strata[k:])),
+                    "probability": float(_first_half_better(strata)),
                     "interval": None if band is None else [float(bound) for bound in band],
                 }
             )
     return rows
+
+
+def _first_half_better(strata: list[Floats]) -> Floats:
+    """Probability of improvement of the strata of one group over those of another behind them."""
+    half = len(strata) // 2
+    return probability_of_improvement(strata[:half], strata[half:])
 
 
 def _common(owns: Any) -> list[str]:
