@@ -13,6 +13,7 @@ if __name__ != "ode_rl.envs":
 if TYPE_CHECKING:
     from ode_rl.envs.action_delay import ActionDelay as ActionDelay
     from ode_rl.envs.actuator_fault import ActuatorFault as ActuatorFault
+    from ode_rl.envs.changed_physics import ChangedPhysics as ChangedPhysics
     from ode_rl.envs.control_interval import ControlInterval as ControlInterval
     from ode_rl.envs.intervals import Intervals as Intervals
     from ode_rl.envs.nominal_mujoco import NominalMuJoCo as NominalMuJoCo
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _HOME = {
     "ActionDelay": "ode_rl.envs.action_delay",
     "ActuatorFault": "ode_rl.envs.actuator_fault",
+    "ChangedPhysics": "ode_rl.envs.changed_physics",
     "ControlInterval": "ode_rl.envs.control_interval",
     "Intervals": "ode_rl.envs.intervals",
     "NominalMuJoCo": "ode_rl.envs.nominal_mujoco",

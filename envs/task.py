@@ -14,7 +14,7 @@ import gymnasium
 import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 
-from ode_rl.envs.task_timing import TaskTiming, Timing, with_timing
+from ode_rl.envs.task_timing import Disturb, TaskTiming, Timing, with_timing
 from ode_rl.errors import UsageError
 from ode_rl.spaces import check_spaces
 from ode_rl.timing import native_dt
@@ -39,13 +39,19 @@ class TimeStamp(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return obs, reward, terminated, truncated, {"dt": self._dt, **info}
 
 
-def make_task(env_id: str, timing: Timing = None, render_mode: str | None = None, **kwargs: Any) -> Env:
+def make_task(
+    env_id: str,
+    timing: Timing = None,
+    render_mode: str | None = None,
+    disturb: Disturb | None = None,
+    **kwargs: Any,
+) -> Env:
     """Make the environment of a Gymnasium id, or of ``module:id`` for one that `module` registers.
 
     `timing` is its control interval in seconds (for an environment that does not say how long a step is,
     just that), or a `TaskTiming` with delays and lost observations, composed as `with_timing` says. The
-    module is found as Python finds it when started in the current folder. Other arguments go to the
-    environment.
+    module is found as Python finds it when started in the current folder. `disturb` puts the task into other
+    conditions. Other arguments go to the environment.
 
     Raises:
         UsageError: if there is no such environment, if its spaces are not continuous vectors, if the length
@@ -58,7 +64,7 @@ def make_task(env_id: str, timing: Timing = None, render_mode: str | None = None
     try:
         check_task(env)
         native = native_dt(env, timing.native if timing.native is not None else timing.dt)
-        return with_timing(TimeStamp(env, native), timing)
+        return with_timing(TimeStamp(env, native), timing, disturb)
     except UsageError:
         env.close()
         raise

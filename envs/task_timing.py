@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -110,16 +111,18 @@ class TaskTiming:
 
 
 Timing = TaskTiming | float | None
+# What puts a task into other conditions: a sensor or an actuator that fails, another body.
+Disturb = Callable[[Env], Env]
 
 
-def with_timing(env: Env, timing: TaskTiming) -> Env:
+def with_timing(env: Env, timing: TaskTiming, disturb: Disturb | None = None) -> Env:
     """Wrap a task so that it is timed in this way; unchanged where that is as it was made.
 
     From the inside out: `ControlInterval` (rewards and episode limits stay those of the same seconds);
     `ObservationDropout`, which shows the last observation that arrived; `ObservationDelay`; `ActionDelay`,
     which shows the last actions behind the observation, as many as have not shown their effect, so that the
     task stays Markov; and `TimeAware` with the age of the observation, where that varies. Agents that plan
-    are told the next interval besides.
+    are told the next interval besides. `disturb` wraps what is nearest to the task, above `ControlInterval`.
 
     Raises:
         UsageError: for what the task cannot take, naming the nearest that it can.
@@ -127,8 +130,10 @@ def with_timing(env: Env, timing: TaskTiming) -> Env:
     timing = timing.resolved(env)
     interval = timing.dt_range or timing.dt
     if interval is None and not timing.disturbs:
-        return env
+        return env if disturb is None else disturb(env)
     env = control = ControlInterval(env, dt=interval, native=timing.native)
+    if disturb is not None:
+        env = disturb(env)
     if timing.obs_dropout:
         env = ObservationDropout(env, timing.obs_dropout)
     if timing.obs_delay:

@@ -16,7 +16,7 @@ import click
 from ode_rl import __version__
 from ode_rl.agents.registry import AGENTS
 from ode_rl.errors import UsageError
-from ode_rl.names import MODELS, PLANNERS, TERMINATIONS
+from ode_rl.names import MODELS, PLANNERS, SWEEPS, TERMINATIONS
 from ode_rl.settings import nearest
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -77,10 +77,11 @@ def _number(
 def _choice(flag: str, names: Sequence[str], default: str | None, **more: Any) -> Decorator:
     """An option that takes one of a few names, and lists them when it refuses another."""
 
-    def check(context: click.Context, param: click.Parameter, value: str | None) -> str | None:
-        if value is not None and value not in names:
-            closest = (difflib.get_close_matches(value, names, 1, 0.5) or [default or names[0]])[0]
-            raise UsageError(f"{' or '.join(names)} for {flag}", repr(value), f"Write {flag} {closest}.")
+    def check(context: click.Context, param: click.Parameter, value: Any) -> Any:
+        for each in value if isinstance(value, tuple) else (value,):
+            if each is not None and each not in names:
+                closest = (difflib.get_close_matches(each, names, 1, 0.5) or [default or names[0]])[0]
+                raise UsageError(f"{' or '.join(names)} for {flag}", repr(each), f"Write {flag} {closest}.")
         return value
 
     metavar = "|".join(names)
@@ -131,6 +132,22 @@ def _dt_range(context: click.Context, param: click.Parameter, value: Any) -> tup
         given = " ".join(value)
         raise UsageError("seconds 0 < LO < HI for --dt-range", given, "Write --dt-range 0.01 0.05.")
     return lo, hi
+
+
+def _thresholds(context: click.Context, param: click.Parameter, value: Any) -> Any:
+    """One return for all tasks, or returns by id."""
+    by_id: dict[str, float] = {}
+    for given in value:
+        env_id, _, number = given.rpartition("=")
+        try:
+            by_id[env_id] = float(number)
+        except ValueError:
+            by_id[env_id] = math.nan
+        if not math.isfinite(by_id[env_id]):
+            raise UsageError("a return for --threshold", repr(given), "Write --threshold -200.")
+    if "" in by_id and len(by_id) > 1:
+        raise UsageError("one --threshold for all tasks, or ENV_ID=RETURN", "both", "Leave one of them out.")
+    return by_id.get("", by_id or None)
 
 
 def _timing(unsaid: str | None) -> Decorator:
@@ -251,10 +268,28 @@ def train_command(context: click.Context, resume: str | None, **options: Any) ->
 @commands.command("evaluate", short_help="Evaluate a trained agent, or an object of yours.")
 @click.argument("agent")
 @click.option("--env", "env_id", metavar="ENV_ID", help="The task. [default: the one of the run]")
-@_episodes("--episodes")
+@_number(
+    "--episodes",
+    int,
+    1,
+    "a whole number > 0",
+    "10",
+    help="Episodes, each from a start seed of its own. [default: 10; 30 with --sweep]",
+)
 @_seed(None, "Seed of the first episode. [default: as after training]")
 @click.option("--json", "json_file", metavar="FILE", help="Write the result to a file.")
 @click.option("--video", is_flag=True, help="Record the first episode, in the run folder or here.")
+@_choice(
+    "--sweep",
+    SWEEPS,
+    None,
+    multiple=True,
+    help="Also in conditions that it was not trained in, into sweeps/ in the run folder or here. "
+    "Say it again for another.",
+)
+@click.option(
+    "--trust", is_flag=True, help="Load a file of Stable-Baselines3, whose pickles can run any code."
+)
 @_choice("--model", ("true",), None, help="For the agent mpc: true plans in the task itself, untrained.")
 @_planner
 @_preset
@@ -262,7 +297,8 @@ def train_command(context: click.Context, resume: str | None, **options: Any) ->
 @_timing("as in training")
 @_device
 def evaluate_command(**options: Any) -> Action:
-    """Evaluate AGENT: a run folder, module:object with a predict method, or mpc with --model true."""
+    """Evaluate AGENT: a run folder, a saved agent (of Stable-Baselines3 with --trust), module:object with a
+    predict method, or mpc with --model true."""
     return lambda: _evaluate(**options)
 
 
@@ -284,6 +320,23 @@ def evaluate_command(**options: Any) -> Action:
 def report_command(**options: Any) -> Action:
     """Measure the world model of the run in RUN_DIR on fresh episodes, into RUN_DIR/report."""
     return lambda: _report(**options)
+
+
+@commands.command("compare", short_help="Compare runs: curves, profiles, who is better, how soon.")
+@click.argument("run_dirs", nargs=-1, metavar="RUN_DIR...")
+@click.option(
+    "--threshold",
+    multiple=True,
+    callback=_thresholds,
+    metavar="RETURN|ENV_ID=RETURN",
+    help="A return that counts as solved, for all tasks or for one. [default: that of its registration]",
+)
+@click.option(
+    "--out", default="comparison", show_default=True, metavar="DIR", help="The folder for the results."
+)
+def compare_command(**options: Any) -> Action:
+    """Compare run folders, folders of them, or those in a CSV: a table, figures and comparison.json."""
+    return lambda: _compare(**options)
 
 
 @commands.command("list", short_help="List agents, presets, models and planners.")
@@ -338,10 +391,11 @@ def _trained(result: Any) -> int:
 def _evaluate(
     agent: str,
     env_id: str | None,
-    episodes: int,
+    episodes: int | None,
     seed: int | None,
     json_file: str | None,
     video: bool,
+    sweep: tuple[str, ...],
     dt: float | None,
     dt_range: tuple[float, float] | None,
     action_delay: float | None,
@@ -369,15 +423,41 @@ def _evaluate(
         timing = replace(timing, native=None)
     timing = replace(timing, **said)
     seed = EVALUATION_SEED if seed is None else seed
-    evaluation = evaluate_agent(loaded.agent, env_id, episodes, seed, timing=timing, agent_name=loaded.name)
+    folder = Path(agent) if Path(agent).is_dir() else Path()
+    if sweep:
+        from ode_rl.robustness import EPISODES, Robustness
+
+        in_all = Robustness(loaded.agent, env_id, sweep, episodes or EPISODES, seed, timing, loaded.name)
+        evaluation = in_all.reference
+    else:
+        evaluation = evaluate_agent(
+            loaded.agent, env_id, episodes or 10, seed, timing=timing, agent_name=loaded.name
+        )
     if json_file is not None:
         write_json(Path(json_file), evaluation.to_json())
     _summary(evaluation)
-    if video:
-        folder = Path(agent) if Path(agent).is_dir() else Path()
-        if written := record_video(loaded.agent, env_id, folder / "video.mp4", seed, timing):
-            print(f"video           {written}")
+    for name in sweep:
+        _sweep_through(in_all, name, folder / "sweeps")
+    if video and (written := record_video(loaded.agent, env_id, folder / "video.mp4", seed, timing)):
+        print(f"video           {written}")
     return 0
+
+
+def _sweep_through(robustness: Any, name: str, folder: Path) -> None:
+    """Write a sweep while it goes on, so that one that is stopped leaves what it has; print its table."""
+    from ode_rl.files import write_json
+    from ode_rl.robustness_plots import plot_sweep
+    from ode_rl.tables import sweep_heading, sweep_line
+
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"\n{sweep_heading(name)}")
+
+    def on_step(result: Any, step: Any) -> None:
+        write_json(folder / f"{name}.json", result.to_json())
+        print(sweep_line(step), flush=True)
+
+    result = robustness.run(name, on_step)
+    print(plot_sweep(folder / f"{name}.png", result))
 
 
 def _loaded(
@@ -389,6 +469,7 @@ def _loaded(
     preset: str,
     known: str | None,
     device: str,
+    trust: bool,
 ) -> Any:
     from ode_rl.evaluate import load_agent, true_agent
     from ode_rl.user_code import load_known
@@ -401,7 +482,7 @@ def _loaded(
             raise UsageError(
                 "--planner together with --model true", planner, "Leave it out: a run has its own."
             )
-        return load_agent(agent, device, load_known(known))
+        return load_agent(agent, device, load_known(known), trust)
     if agent != "mpc":
         raise UsageError("the agent mpc for --model true", repr(agent), "Write `ode-rl evaluate mpc`.")
     if env_id is None:
@@ -426,14 +507,36 @@ def _report(
     return 0
 
 
+def _compare(run_dirs: tuple[str, ...], threshold: Any, out: str) -> int:
+    from ode_rl.compare import compare, find_runs, read_runs
+
+    folders = find_runs(run_dirs)
+    _check_folder(Path(out))
+    runs, left_out = read_runs(folders)
+    comparison, groups = compare(runs, threshold)
+    from ode_rl.compare_plots import plot_curves, plot_improvement, plot_profiles
+    from ode_rl.files import write_json
+    from ode_rl.tables import comparison_lines
+
+    for row in left_out:
+        print(f"left out {row['run']}: {row['why']}")
+    print("\n".join(comparison_lines(comparison)))
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "comparison.json", {**comparison, "left_out": left_out})
+    print(f"\n{folder / 'comparison.json'}")
+    print(plot_curves(folder / "curves.png", comparison, groups))
+    if comparison["profiles"]["tasks"]:
+        print(plot_profiles(folder / "profiles.png", comparison))
+    if comparison["improvement"]:
+        print(plot_improvement(folder / "improvement.png", comparison))
+    return 0
+
+
 def _summary(evaluation: Any) -> None:
-    ms = evaluation.ms_per_decision
-    print(
-        f"mean return     {evaluation.mean_return:.2f} ± {evaluation.std_return:.2f} "
-        f"over {evaluation.n_episodes} episodes of {evaluation.env_id}"
-    )
-    slow = evaluation.ms_per_decision_p99
-    print(f"decisions       {ms:.2f} ms each ({slow:.2f} ms at the 99th percentile), {1e3 / ms:.0f} Hz")
+    from ode_rl.tables import evaluation_lines
+
+    print("\n".join(evaluation_lines(evaluation)))
 
 
 def _list() -> int:
@@ -478,3 +581,12 @@ def _check_writable(path: Path) -> None:
     """Find out before a long evaluation that its result could not be written."""
     if path.is_dir() or not path.absolute().parent.is_dir() or not os.access(path.absolute().parent, os.W_OK):
         raise UsageError("a file that can be written for --json", path, "Write --json result.json.")
+
+
+def _check_folder(path: Path) -> None:
+    """Find out that a folder could not be made or written."""
+    place = path.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise UsageError("a folder that can be written for --out", path, "Write --out comparison.")

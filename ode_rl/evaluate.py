@@ -6,6 +6,7 @@ import importlib
 import inspect
 import math
 import time
+import zipfile
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,10 +17,15 @@ import gymnasium
 import numpy as np
 
 from ode_rl.agents.registry import AGENTS
+from ode_rl.checkpoint import read_checkpoint
 from ode_rl.envs.task import make_task
-from ode_rl.envs.task_timing import TaskTiming, Timing, next_interval
+from ode_rl.envs.task_timing import Disturb, TaskTiming, Timing, next_interval
 from ode_rl.errors import UsageError
 from ode_rl.run import RunFolder
+from ode_rl.sb3_file import holds_sb3, load_sb3
+from ode_rl.settings import nearest
+from ode_rl.statistics import bootstrap_interval, interquartile_mean, wilson_interval
+from ode_rl.tally import Tally, action_shares
 from ode_rl.timing import native_dt
 from ode_rl.types import Agent
 from ode_rl.user_code import import_object
@@ -58,6 +64,24 @@ class Evaluation:
     """99th percentile of the same."""
     return_per_second: float | None = None
     """Mean return over the seconds of a whole episode: falling costs. None for a task without a limit."""
+    interquartile_mean: float = math.nan
+    """Mean of the middle half of the returns."""
+    interquartile_interval: tuple[float, float] | None = None
+    """95 % bootstrap interval of the same over start seeds; None for one episode."""
+    success_rate: float | None = None
+    """Share of successful episodes; None for a task that does not say it (``info["is_success"]``)."""
+    success_interval: tuple[float, float] | None = None
+    """95 % interval of the same, by Wilson's score."""
+    mean_length: float = math.nan
+    """Mean steps of an episode."""
+    mean_seconds: float = math.nan
+    """Mean simulated seconds of an episode."""
+    decisions_per_second: float = math.nan
+    """Decisions per second of real time: ``1000 / ms_per_decision``."""
+    action_fluctuation: float = math.nan
+    """Mean over episodes of ``1/(T-1) sum_t |a_t - a_{t-1}|``, in shares of the largest action."""
+    action_energy: float = math.nan
+    """Mean over episodes of ``sum_t |a_t|^2 dt_t`` in the same shares, in seconds."""
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``evaluation.json`` holds."""
@@ -81,9 +105,7 @@ class Watcher(Protocol):
 
 
 class _Record(NamedTuple):
-    returns: list[float]
-    lengths: list[int]
-    seconds: list[float]
+    episodes: list[Tally]
     observations: list[Any]
     intervals: list[dict[str, Any]]
     """What the agent was told of the intervals after `observations`."""
@@ -98,13 +120,15 @@ def evaluate_agent(
     timing: Timing = None,
     n_envs: int | None = None,
     agent_name: str | None = None,
+    disturb: Disturb | None = None,
 ) -> Evaluation:
     """Let an agent act for `n_episodes` episodes, episode i reset with ``seed + i``, each counted once.
 
     The id of a task is made `n_envs` times (default: one per episode, at most 10); these are stepped
     together and the agent sees a batch ``[n, O]``. An environment object is used alone. `timing` is how the
     task is timed, as in `make_task`; an agent whose `predict` takes ``dt`` is told how long the next interval
-    of each environment is.
+    of each environment is. `disturb` wraps every environment that is made, for conditions that the agent was
+    not trained in.
 
     Raises:
         UsageError: for fewer than one episode, an unknown task, or actions of a wrong shape.
@@ -112,7 +136,7 @@ def evaluate_agent(
     if n_episodes < 1:
         raise UsageError("at least one episode", n_episodes, "Write --episodes 10.")
     n = min(n_episodes, n_envs or MAX_ENVS) if isinstance(env, str) else 1
-    envs = [make_task(env, timing) for _ in range(n)] if isinstance(env, str) else [env]
+    envs = [make_task(env, timing, disturb=disturb) for _ in range(n)] if isinstance(env, str) else [env]
     try:
         _check_same_spaces(agent, envs[0])
         if isinstance(agent, Watcher):
@@ -126,19 +150,40 @@ def evaluate_agent(
         if isinstance(env, str):
             for made in envs:
                 made.close()
+    about = (env if isinstance(env, str) else spec.id if spec else str(env.unwrapped), seed, whole)
+    return _evaluation(record.episodes, times, agent_name or type(agent).__name__, *about)
+
+
+def _evaluation(
+    episodes: list[Tally], times: list[float], agent: str, env_id: str, seed: int, whole: float
+) -> Evaluation:
+    """Statistics of episodes that may last `whole` seconds each, and of the milliseconds of decisions."""
+    returns = [each.episode_return for each in episodes]
+    interval = bootstrap_interval([returns])
+    successes = [each.success for each in episodes if each.success is not None]
+    n, median = len(successes), float(np.median(times))
     return Evaluation(
-        env_id=env if isinstance(env, str) else spec.id if spec else str(env.unwrapped),
-        agent=agent_name or type(agent).__name__,
+        env_id=env_id,
+        agent=agent,
         seed=seed,
-        n_episodes=n_episodes,
-        mean_return=float(np.mean(record.returns)),
-        std_return=float(np.std(record.returns)),
-        returns=record.returns,
-        lengths=record.lengths,
-        seconds=[round(seconds, 9) for seconds in record.seconds],
-        ms_per_decision=float(np.median(times)),
+        n_episodes=len(episodes),
+        mean_return=float(np.mean(returns)),
+        std_return=float(np.std(returns)),
+        returns=returns,
+        lengths=[each.length for each in episodes],
+        seconds=[round(each.seconds, 9) for each in episodes],
+        ms_per_decision=median,
         ms_per_decision_p99=float(np.percentile(times, 99)),
-        return_per_second=float(np.mean(record.returns)) / whole if math.isfinite(whole) else None,
+        return_per_second=float(np.mean(returns)) / whole if math.isfinite(whole) else None,
+        interquartile_mean=float(interquartile_mean(returns)),
+        interquartile_interval=None if interval is None else (float(interval[0]), float(interval[1])),
+        success_rate=sum(successes) / n if n else None,
+        success_interval=wilson_interval(sum(successes), n) if n else None,
+        mean_length=float(np.mean([each.length for each in episodes])),
+        mean_seconds=float(np.mean([each.seconds for each in episodes])),
+        decisions_per_second=1e3 / median,
+        action_fluctuation=float(np.mean([each.fluctuation for each in episodes])),
+        action_energy=float(np.mean([each.energy for each in episodes])),
     )
 
 
@@ -147,7 +192,8 @@ def _run_episodes(
 ) -> _Record:
     """Step all environments together; one that finishes takes the next episode, or waits for the others."""
     n, limit = len(envs), _longest_episode(envs[0])
-    record = _Record([0.0] * n_episodes, [0] * n_episodes, [0.0] * n_episodes, [], [])
+    record = _Record([Tally() for _ in range(n_episodes)], [], [])
+    space: Any = envs[0].action_space
     asks = asks_interval(agent)
     obs = np.stack([env.reset(seed=seed + i)[0] for i, env in enumerate(envs)])
     episode = dict(enumerate(range(n)))  # environment -> the episode it is in; one that waits is left out
@@ -159,19 +205,19 @@ def _run_episodes(
             record.intervals.append(told_interval(asks, envs[:1]))
         actions, state = agent.predict(obs, state, starts, deterministic, **told_interval(asks, envs))
         actions = _as_batch(actions, envs)
+        shares = action_shares(actions, space.low, space.high).reshape(n, -1)
         starts = np.zeros(n, bool)
         for i, k in list(episode.items()):
             obs[i], reward, terminated, truncated, info = envs[i].step(actions[i])
-            record.returns[k] += float(reward)
-            record.lengths[k] += 1
-            record.seconds[k] += float(info.get("dt", dt))
+            tally = record.episodes[k]
+            tally.add(shares[i], float(reward), float(info.get("dt", dt)), info)
             if terminated or truncated:
                 starts[i] = True
                 del episode[i]
                 if upcoming:
                     episode[i] = upcoming.popleft()
                     obs[i] = envs[i].reset(seed=seed + episode[i])[0]
-            elif record.lengths[k] >= limit:
+            elif tally.length >= limit:
                 remedy = "Register the task with max_episode_steps=1000, or end its episodes in step()."
                 raise UsageError("episodes that end", f"{limit} steps without an end", remedy)
     return record
@@ -228,15 +274,20 @@ def _check_same_spaces(agent: Agent, env: Env) -> None:
             )
 
 
-def load_agent(spec: str, device: str = "auto", known: Known | None = None) -> LoadedAgent:
-    """Load an agent from a run folder (its newest checkpoint), or from ``module:object``.
+def load_agent(
+    spec: str, device: str = "auto", known: Known | None = None, trust: bool = False
+) -> LoadedAgent:
+    """Load an agent from a run folder (its newest checkpoint), a saved file, or ``module:object``.
 
     The object has a `predict`, or makes one that has when called without arguments. `known` are the
-    functions that the run was trained with: no file holds code.
+    functions that the run was trained with: no file holds code. A file of Stable-Baselines3 holds pickles,
+    and is loaded only with `trust`.
 
     Raises:
         UsageError: if there is nothing of the kind.
     """
+    if Path(spec).is_file() and zipfile.is_zipfile(spec):
+        return _from_file(Path(spec), device, known, trust)
     if Path(spec).exists():
         return _from_run(RunFolder.open(spec), device, known)
     if ":" in spec:
@@ -286,6 +337,20 @@ def _from_run(run: RunFolder, device: str, known: Known | None) -> LoadedAgent:
     code = {} if known is None else {"known": known}
     agent = getattr(importlib.import_module(module), cls).load(checkpoint, device=device, **code)
     return LoadedAgent(agent, name, env_id, TaskTiming.read(config.get("timing"), float(dt)))
+
+
+def _from_file(path: Path, device: str, known: Known | None, trust: bool) -> LoadedAgent:
+    """An agent of Stable-Baselines3, or one that this package saved."""
+    if holds_sb3(path):
+        agent, name = load_sb3(path, trust, device)
+        return LoadedAgent(agent, name, None)
+    kind = read_checkpoint(path).kind
+    if kind not in AGENTS:
+        raise UsageError("a file of one of the agents", f"{kind!r} in {path}", nearest(kind, AGENTS))
+    module, _, cls = AGENTS[kind].partition(":")
+    code = {} if known is None else {"known": known}
+    own = getattr(importlib.import_module(module), cls).load(path, device=device, **code)
+    return LoadedAgent(own, kind, own.env_id, TaskTiming(native=float(own.dt)))
 
 
 def _from_module(spec: str) -> Agent:

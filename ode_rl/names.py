@@ -10,3 +10,8 @@ MODELS = ("ode", "second-order", "lagrangian", "port-hamiltonian", "nominal-resi
 TERMINATIONS = ("hazard", "boundary", "auto")
 PLANNERS = ("icem", "cem", "mppi", "shooting", "gradient")
 PRECISIONS = ("auto", "float32", "bfloat16")
+# Families of conditions that `ode-rl evaluate --sweep` goes through.
+SWEEPS = (
+    *("interval", "jitter", "action-delay", "obs-delay", "dropout", "noise", "actuator", "dead-motor"),
+    *("mass", "friction", "damping", "gravity"),
+)

@@ -128,11 +128,46 @@ def test_the_json_has_exactly_the_keys_that_others_read() -> None:
     assert set(data) == {
         *("schema", "env_id", "agent", "seed", "n_episodes", "mean_return", "std_return"),
         *("returns", "lengths", "seconds", "ms_per_decision", "ms_per_decision_p99"),
-        "return_per_second",
+        *("return_per_second", "interquartile_mean", "interquartile_interval", "mean_length", "mean_seconds"),
+        *("success_rate", "success_interval", "decisions_per_second", "action_fluctuation", "action_energy"),
     }
     assert (data["schema"], data["agent"], data["seed"], data["n_episodes"]) == (1, "push", 5, 2)
     assert isinstance(data["mean_return"], float)
     assert data["ms_per_decision_p99"] >= data["ms_per_decision"] > 0
+
+
+class Reach(Balance):
+    """Says whether the point ended near the middle."""
+
+    def step(self, action: Any) -> Any:
+        obs, reward, terminated, truncated, info = super().step(action)
+        return obs, reward, terminated, truncated, {**info, "is_success": abs(obs[0]) < 0.5}
+
+
+def test_statistics_are_those_of_the_episodes() -> None:
+    gymnasium.register("test/Reach-v0", entry_point=Reach, max_episode_steps=50)  # type: ignore[arg-type]
+    try:
+        agent = Push(2.0)
+        evaluation = evaluate_agent(agent, "test/Reach-v0", 8, seed=3, n_envs=3)
+        alone = [evaluate_agent(Push(2.0), "test/Reach-v0", 1, seed=3 + i) for i in range(8)]
+    finally:
+        del gymnasium.registry["test/Reach-v0"]
+    assert evaluation.success_rate == np.mean([each.success_rate for each in alone]) > 0
+    assert evaluation.interquartile_mean == pytest.approx(np.mean(sorted(evaluation.returns)[2:-2]))
+    assert evaluation.interquartile_interval is not None
+    assert evaluation.interquartile_interval[0] <= evaluation.interquartile_mean
+    assert alone[0].interquartile_interval is None
+    assert evaluation.mean_seconds == pytest.approx(0.04 * evaluation.mean_length)
+    for name in ("action_fluctuation", "action_energy"):
+        each = [getattr(one, name) for one in alone]
+        assert getattr(evaluation, name) == pytest.approx(np.mean(each))
+        assert min(each) > 0
+
+
+def test_a_task_that_does_not_speak_of_success_has_no_success_rate() -> None:
+    evaluation = evaluate_agent(Push(), CART, 2)
+    assert evaluation.success_rate is None
+    assert evaluation.success_interval is None
 
 
 # --- what is refused ---------------------------------------------------------------------------------------
