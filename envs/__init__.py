@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ode_rl.envs.changed_physics import ChangedPhysics as ChangedPhysics
     from ode_rl.envs.control_interval import ControlInterval as ControlInterval
     from ode_rl.envs.intervals import Intervals as Intervals
+    from ode_rl.envs.masked_observation import MaskedObservation as MaskedObservation
+    from ode_rl.envs.masked_observation import partly_observed as partly_observed
     from ode_rl.envs.nominal_mujoco import NominalMuJoCo as NominalMuJoCo
     from ode_rl.envs.observation_delay import ObservationDelay as ObservationDelay
     from ode_rl.envs.observation_dropout import ObservationDropout as ObservationDropout
@@ -34,6 +36,7 @@ _HOME = {
     "ChangedPhysics": "ode_rl.envs.changed_physics",
     "ControlInterval": "ode_rl.envs.control_interval",
     "Intervals": "ode_rl.envs.intervals",
+    "MaskedObservation": "ode_rl.envs.masked_observation",
     "NominalMuJoCo": "ode_rl.envs.nominal_mujoco",
     "ObservationDelay": "ode_rl.envs.observation_delay",
     "ObservationDropout": "ode_rl.envs.observation_dropout",
@@ -45,6 +48,7 @@ _HOME = {
     "TimedAction": "ode_rl.envs.timed_action",
     "TrueDynamics": "ode_rl.envs.true_dynamics",
     "make_task": "ode_rl.envs.task",
+    "partly_observed": "ode_rl.envs.masked_observation",
 }
 
 
