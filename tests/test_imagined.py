@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -523,7 +522,6 @@ def test_a_registered_world_is_a_task_like_any_other(run: Path, monkeypatch: pyt
             register_world(run, bad)
     with pytest.raises(UsageError, match="nothing at"):
         register_world(run / "elsewhere", "me/Else-v0")
-    os.chdir(run)
 
 
 def test_what_save_wrote_is_a_world_too(run: Path, tmp_path: Path) -> None:
