@@ -12,12 +12,14 @@ if __name__ != "ode_rl.agents":
 
 if TYPE_CHECKING:
     from ode_rl.agents.mpc import MPC as MPC
+    from ode_rl.agents.ode_policy import ODEPolicy as ODEPolicy
     from ode_rl.agents.timed_ppo import TimedPPO as TimedPPO
     from ode_rl.agents.timed_replay import TimedDictReplayBuffer as TimedDictReplayBuffer
     from ode_rl.agents.timed_replay import TimedReplayBuffer as TimedReplayBuffer
 
 _HOME = {
     "MPC": "ode_rl.agents.mpc",
+    "ODEPolicy": "ode_rl.agents.ode_policy",
     "TimedDictReplayBuffer": "ode_rl.agents.timed_replay",
     "TimedPPO": "ode_rl.agents.timed_ppo",
     "TimedReplayBuffer": "ode_rl.agents.timed_replay",
