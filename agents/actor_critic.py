@@ -268,7 +268,7 @@ class _Courses:
         return imagined(self.model, policy.actor, z, memory, self._intervals(), policy.discount)
 
     def _intervals(self) -> Tensor:
-        """Seconds ``[K, E, N]``: those of recorded intervals, by a factor that each start draws for itself."""
+        """Seconds ``[K, E, N]``: recorded ones, times a factor that each start draws for itself."""
         shape = (self.policy.n_intervals, *self.shape)
         dt = self.rng.choice(self.data.dt, shape)
         dt = dt * self.policy.config.dt_spread ** self.rng.uniform(-1, 1, self.shape)

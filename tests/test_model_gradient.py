@@ -22,7 +22,7 @@ from ode_rl.types import Segment
 from ode_rl.world_model import WorldModel, WorldModelConfig
 from tests.known_worlds import known_world
 
-E, N, K, O, A, M = 2, 3, 6, 3, 2, 4
+E, N, K, N_OBS, A, M = 2, 3, 6, 3, 2, 4
 DISCOUNT = Discount(0.8, 0.1)
 KINDS = ["mlp", "ode"]
 
@@ -34,7 +34,7 @@ def draw(*shape: int, seed: int) -> Tensor:
 def world(termination: str) -> WorldModel:
     """A world in float64 with odd weights that ends now and then."""
     config = WorldModelConfig(n_members=E, hidden=(16,), head_hidden=(8,), termination=termination)
-    model = WorldModel(O, A, 0.1, config, torch.Generator().manual_seed(0)).double()
+    model = WorldModel(N_OBS, A, 0.1, config, torch.Generator().manual_seed(0)).double()
     with torch.no_grad():
         for seed, parameter in enumerate(model.parameters()):
             parameter.add_(0.5 * draw(*parameter.shape, seed=seed))
@@ -43,7 +43,7 @@ def world(termination: str) -> WorldModel:
 
 
 def actor(kind: str) -> MLPActor | ODEActor:
-    made = make_actor(kind, O, A, (8,), M, 0.1, torch.Generator().manual_seed(1)).double()
+    made = make_actor(kind, N_OBS, A, (8,), M, 0.1, torch.Generator().manual_seed(1)).double()
     with torch.no_grad():
         for seed, parameter in enumerate(made.parameters()):
             parameter.add_(0.3 * draw(*parameter.shape, seed=50 + seed))
@@ -84,7 +84,7 @@ def check_gradient(made: MLPActor | ODEActor, found: Tensor, again: Callable[[],
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_gradient_of_imagination_is_that_of_the_models_return(kind: str, termination: str) -> None:
     model, made, dt = world(termination), actor(kind), intervals()
-    z, memory = draw(E, N, O, seed=4), draw(E, N, made.n_memory, seed=5)
+    z, memory = draw(E, N, N_OBS, seed=4), draw(E, N, made.n_memory, seed=5)
 
     def again() -> Tensor:
         return objective(imagined(model, made, z, memory, dt, DISCOUNT))
@@ -96,7 +96,7 @@ def recorded() -> Segment:
     terminated = torch.zeros(E, N, K, dtype=torch.bool)
     terminated[0, 1, -1] = True
     return Segment(
-        obs=draw(E, N, K + 1, O, seed=6),
+        obs=draw(E, N, K + 1, N_OBS, seed=6),
         action=draw(E, N, K, A, seed=7).clamp(-1, 1),
         reward=draw(E, N, K, seed=8),
         dt=intervals().movedim(0, -1),
@@ -219,7 +219,7 @@ def test_a_steady_reward_is_worth_the_same_however_it_is_cut_into_intervals() ->
 def test_what_is_held_constant_passes_gradients_on_and_learns_nothing() -> None:
     model, made = world("hazard"), actor("mlp")
     with constant(model):
-        went = imagined(model, made, draw(E, N, O, seed=4), draw(E, N, 0, seed=5), intervals(), DISCOUNT)
+        went = imagined(model, made, draw(E, N, N_OBS, seed=4), draw(E, N, 0, seed=5), intervals(), DISCOUNT)
         objective(went).backward()
     assert all(p.grad is None for p in model.parameters())
     assert all(p.requires_grad for p in model.parameters())
