@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
@@ -21,6 +22,7 @@ from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from ode_rl.agents.open_episodes import OpenEpisodes, open_episodes, took_up
 from ode_rl.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ode_rl.device import resolve_device
 from ode_rl.errors import UsageError
@@ -32,10 +34,26 @@ from ode_rl.types import FloatArray, Transition
 L = TypeVar("L", bound="Learner")
 
 
+@runtime_checkable
+class Keeper(Protocol):
+    """A callback that may write a checkpoint, or end the training, where everything is consistent."""
+
+    def on_safe_point(self, agent: Learner) -> None: ...
+
+
 class Learner(ABC):
     """What all agents of this package share and users of Stable-Baselines3 know.
 
     A subclass sets `name`, builds its parts in `_build`, and acts and learns in `predict` and `learn`.
+
+    So that a run that was cut off goes on as if nothing had happened, `learn`
+    - calls `_safe_point()` between steps, wherever `_parts` holds all that the rest depends on (weights,
+      optimisers, buffer, counters, generators, warm starts, the last observations): there checkpoints are
+      written, and there somebody may stop the training with an exception;
+    - begins with `_take_up(env)`, which brings the environments to where the loaded checkpoint left them;
+    - asks `stop_asked()` in computations of more than a second and drops them, without a trace in what
+      `_parts` saves, when it says True; a safe point follows at once.
+    Checkpoints of runs, from `save_run`, hold the global random streams and the open episodes besides.
     """
 
     name: str
@@ -57,6 +75,10 @@ class Learner(ABC):
         self.verbose = verbose
         self.num_timesteps = 0
         self._logger: Logger | None = None
+        self.stop_asked: Callable[[], bool] = _never
+        self.run_record: Mapping[str, Any] | None = None
+        self._left: OpenEpisodes | None = None
+        self._keepers: list[Keeper] = []
 
     # -- what a subclass brings ---------------------------------------------------------------------
 
@@ -77,7 +99,7 @@ class Learner(ABC):
 
     @abstractmethod
     def _parts(self) -> Checkpoint:
-        """Everything that `load` needs."""
+        """Everything that `load` needs, and where `learn` is."""
 
     @classmethod
     @abstractmethod
@@ -90,6 +112,21 @@ class Learner(ABC):
         """Write a checkpoint: a folder, or one file if `path` ends with ``.zip``. No pickle."""
         parts = self._parts()
         write_checkpoint(path, kind=self.name, tensors=parts.tensors, arrays=parts.arrays, meta=parts.meta)
+
+    def save_run(self, path: str | Path, record: Mapping[str, Any]) -> None:
+        """Write a checkpoint from which the run goes on exactly; the one before is kept as ``<path>.old``.
+
+        `record` are JSON values of whoever keeps the run: `load` gives them back as `run_record`.
+        """
+        parts, episodes = self._parts(), open_episodes(self.env)
+        write_checkpoint(
+            path,
+            kind=self.name,
+            tensors=parts.tensors,
+            arrays={**parts.arrays, **episodes.arrays},
+            meta={**parts.meta, "run": dict(record), "episodes": episodes.meta},
+            keep_old=True,
+        )
 
     @classmethod
     def load(
@@ -109,6 +146,9 @@ class Learner(ABC):
             raise UsageError(
                 f"a whole checkpoint of {cls.name}", f"{path} ({error})", "Restore the file or train again."
             ) from error
+        if "run" in parts.meta:
+            agent.run_record = parts.meta["run"]
+            agent._left = OpenEpisodes.of(parts)
         if env is not None:
             agent.set_env(env)
         return agent
@@ -155,7 +195,7 @@ class Learner(ABC):
 
     def _begin(self, total: int, callback: Any, progress_bar: bool) -> tuple[VecEnv, BaseCallback]:
         """Check what `learn` was given and start its callbacks."""
-        if total < 1:
+        if total < (1 if self._left is None else 0):  # what is left of a loaded run may be nothing
             raise UsageError("at least one step", total, "Write learn(600).")
         if self.env is None:
             raise UsageError(
@@ -165,9 +205,24 @@ class Learner(ABC):
         parts = [part if isinstance(part, BaseCallback) else ConvertCallback(part) for part in given]
         if progress_bar:
             parts.append(ProgressBarCallback())
+        self._keepers = [part for part in given if isinstance(part, Keeper)]
         both = CallbackList(parts)
         both.init_callback(self)  # type: ignore[arg-type]  # a BaseAlgorithm in all that callbacks touch
         return self.env, both
+
+    def _safe_point(self) -> None:
+        """Say that everything is as `_parts` can save it; whoever keeps the run may save, or stop it."""
+        for keeper in self._keepers:
+            keeper.on_safe_point(self)
+
+    def _take_up(self, env: VecEnv) -> tuple[FloatArray, npt.NDArray[np.bool_]] | None:
+        """Bring `env` and the global random streams to where the loaded checkpoint left them, once.
+
+        Returns the observations there ``[n, O]``, and which rows ``[n]`` begin a new episode since their
+        environment did not repeat itself. None if there is nothing to take up: `env` has to be reset.
+        """
+        left, self._left = self._left, None
+        return None if left is None else took_up(env, left)
 
     # -- data ---------------------------------------------------------------------------------------
 
@@ -214,6 +269,10 @@ class Learner(ABC):
                 Transition(obs[i], scaled, float(rewards[i]), after, float(info["dt"]), ended, truncated)
             )
         return found
+
+
+def _never() -> bool:
+    return False
 
 
 def as_vec_env(env: str | gym.Env[Any, Any] | VecEnv, n: int = 1) -> VecEnv:

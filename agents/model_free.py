@@ -24,7 +24,7 @@ from ode_rl.agents.timed_ppo import TimedPPO
 from ode_rl.agents.timed_replay import TimedReplayBuffer
 from ode_rl.checkpoint import Checkpoint
 from ode_rl.errors import UsageError
-from ode_rl.known import NOTHING_KNOWN, Known
+from ode_rl.known import Known
 from ode_rl.returns import discount_rate
 from ode_rl.settings import merged, nearest
 
@@ -130,7 +130,7 @@ class ModelFree(Learner):
                 wrapped,
                 seed=self.seed,
                 device=self.device,
-                **self._arguments(),  # type: ignore[arg-type]
+                **self._arguments(),
             )
         except (AssertionError, TypeError, ValueError) as error:
             if isinstance(error, UsageError):
@@ -305,7 +305,9 @@ class Relay(BaseCallback):
         for info in self.locals["infos"]:
             info.setdefault("dt", self.agent.dt)
         self.callbacks.update_locals(self.locals)
-        return self.callbacks.on_step()
+        going = self.callbacks.on_step()
+        self.agent._safe_point()
+        return going
 
     def _on_rollout_end(self) -> None:
         self.callbacks.on_rollout_end()

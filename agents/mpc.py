@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
@@ -23,7 +25,7 @@ from ode_rl.agents.presets import RUN_SETTINGS, load_preset
 from ode_rl.agents.terminal_value import TerminalValue
 from ode_rl.buffer import ReplayBuffer
 from ode_rl.checkpoint import Checkpoint
-from ode_rl.errors import UsageError
+from ode_rl.errors import Stopped, UsageError
 from ode_rl.fit import fit
 from ode_rl.inference import FastModel, resolve_precision
 from ode_rl.known import NOTHING_KNOWN, Known, scaled
@@ -48,6 +50,40 @@ class PlanState(NamedTuple):
     warm: Warm
     calls: int
     scored: int = 0
+
+
+class Progress(NamedTuple):
+    """Where `learn` is between two steps, row by row of the environments.
+
+    Observations ``obs [n, O]``, `starts` of episodes ``[n]``, the state of the planner, and what is left of
+    the random actions ``[T, n, A]`` of the warm-up.
+    """
+
+    obs: npt.NDArray[Any]
+    starts: npt.NDArray[np.bool_]
+    plan: PlanState | None = None
+    random_plan: Tensor | None = None
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """The parts that a checkpoint keeps; observations come from the environments."""
+        found = {"progress": {"starts": torch.from_numpy(self.starts)}}
+        if self.plan is not None:
+            found["plan"] = dict(self.plan.warm._asdict())
+        if self.random_plan is not None:
+            found["progress"]["random_plan"] = self.random_plan
+        return found
+
+    @classmethod
+    def of(
+        cls, parts: dict[str, dict[str, Tensor]], plan: dict[str, int] | None, device: torch.device
+    ) -> Progress:
+        """What `tensors` gave; without observations."""
+        kept = parts.get("progress", {"starts": torch.zeros(0, dtype=torch.bool)})
+        starts, state = kept["starts"].numpy(), None
+        if plan is not None:
+            warm = Warm(**{name: tensor.to(device) for name, tensor in parts["plan"].items()})
+            state = PlanState(warm, int(plan["calls"]), int(plan["scored"]))
+        return cls(np.zeros((len(starts), 0)), starts, state, kept.get("random_plan"))
 
 
 class MPC(Learner):
@@ -105,6 +141,7 @@ class MPC(Learner):
         self.model = model.to(self.device)
         self.value = TerminalValue(n_obs, settings.value, weights).to(self.device)
         self.buffer = ReplayBuffer(settings.buffer_size, n_obs, n_action)
+        self._progress = Progress(np.zeros((0, n_obs)), np.zeros(0, bool))
 
     @property
     def config(self) -> dict[str, Any]:
@@ -288,45 +325,81 @@ class MPC(Learner):
         target = self.num_timesteps + total_timesteps
         callbacks.on_training_start({"total_timesteps": target, "self": self}, {})
         callbacks.on_rollout_start()
-        obs = self._reset(env)
-        starts, plan, random_plan = np.ones(env.num_envs, bool), None, None
         going, varies = True, next_seconds(env) is not None
-        while going and self.num_timesteps < target:
-            if self.fits:
-                seconds = next_seconds(env) if varies else None
-                # Without a deadline: what was learned would depend on how busy the machine was.
-                rows = self._check_observation(np.asarray(obs, np.float32))
-                actions, plan = self._act(rows, plan, starts, False, seconds, Deadline())
-            else:
-                actions, random_plan = self._random_actions(env.num_envs, random_plan)
-            new_obs, rewards, dones, infos = env.step(actions)
-            for i, transition in enumerate(self._transitions(obs, actions, rewards, new_obs, dones, infos)):
-                self.buffer.add(transition, env=i)
-            obs, starts = np.asarray(new_obs), dones
-            self.num_timesteps += env.num_envs
-            callbacks.update_locals({"rewards": rewards, "dones": dones, "infos": infos, "new_obs": new_obs})
-            going = callbacks.on_step()
-            if going and self._fit_is_due():
-                self._fit()
+        self._progress = self._first(env)
+        while going and (self.num_timesteps < target or self._fit_is_due()):
+            self._safe_point()
+            if self._fit_is_due() and not self._fit():
+                self._safe_point()
+                break
+            if self.num_timesteps < target:
+                going = self._step(env, callbacks, varies)
         callbacks.on_rollout_end()
         callbacks.on_training_end()
         return self
+
+    def _first(self, env: VecEnv) -> Progress:
+        """Where a loaded checkpoint left the environments, or new episodes."""
+        if (taken_up := self._take_up(env)) is not None:
+            obs, fresh = taken_up
+            for row in np.flatnonzero(fresh):
+                self.buffer.cut(int(row))
+            return self._progress._replace(obs=obs, starts=self._progress.starts | fresh)
+        for i in range(env.num_envs):
+            self.buffer.cut(i)
+        if self.num_timesteps == 0:
+            env.seed(self.seed)
+        return Progress(np.asarray(env.reset()), np.ones(env.num_envs, bool))
+
+    def _step(self, env: VecEnv, callbacks: BaseCallback, varies: bool) -> bool:
+        """Act once in every environment and store what came of it; False if a callback ends the training."""
+        obs, starts, plan, random_plan = self._progress
+        if self.fits:
+            seconds = next_seconds(env) if varies else None
+            # Without a deadline: what was learned would depend on how busy the machine was.
+            rows = self._check_observation(np.asarray(obs, np.float32))
+            actions, plan = self._act(rows, plan, starts, False, seconds, Deadline())
+        else:
+            actions, random_plan = self._random_actions(env.num_envs, random_plan)
+        new_obs, rewards, dones, infos = env.step(actions)
+        for i, transition in enumerate(self._transitions(obs, actions, rewards, new_obs, dones, infos)):
+            self.buffer.add(transition, env=i)
+        self._progress = Progress(np.asarray(new_obs), dones, plan, random_plan)
+        self.num_timesteps += env.num_envs
+        callbacks.update_locals({"rewards": rewards, "dones": dones, "infos": infos, "new_obs": new_obs})
+        return callbacks.on_step()
 
     def _fit_is_due(self) -> bool:
         since = len(self.buffer) - self.settings.warmup_steps
         every = max(self.settings.fit_every, round(self.settings.fit_growth * self.num_timesteps))
         return since >= 0 and (self.fits == 0 or self.num_timesteps - self._fitted_at >= every)
 
-    def _fit(self) -> None:
-        report = fit(self.model, self.buffer, self.settings.fit, self.rng, self.device)
-        for name, number in report.scalars().items():
-            self.logger.record(f"model/{name}", number)
-        if self.settings.value.applies(self.model.ends):
-            rho = discount_rate(self.settings.gamma, self.dt)
-            self.logger.record("value/loss", self.value.fit(self.buffer, rho, self.dt, self.rng))
+    def _fit(self) -> bool:
+        """Fit to all that was collected. If somebody asks to stop: False, and all is as it was before."""
+        before = deepcopy((self.model.state_dict(), self.value.state_dict(), self.rng.bit_generator.state))
+        try:
+            report = fit(
+                self.model, self.buffer, self.settings.fit, self.rng, self.device, stop=self.stop_asked
+            )
+            for name, number in report.scalars().items():
+                self.logger.record(f"model/{name}", number)
+            if self.settings.value.applies(self.model.ends):
+                rho = discount_rate(self.settings.gamma, self.dt)
+                self.logger.record("value/loss", self.value.fit(self.buffer, rho, self.dt, self.rng))
+        except BaseException as error:
+            self._go_back_to(*before)
+            if isinstance(error, Stopped):
+                return False
+            raise
         self.fits, self._fitted_at = self.fits + 1, self.num_timesteps
         self._fast = None
         self.logger.dump(self.num_timesteps)
+        return True
+
+    def _go_back_to(self, model: dict[str, Any], value: dict[str, Any], rng: Any) -> None:
+        self.model.load_state_dict(model)
+        self.value.load_state_dict(value)
+        self.rng.bit_generator.state = rng
 
     def _random_actions(self, n: int, plan: Tensor | None) -> tuple[npt.NDArray[Any], Tensor]:
         """Coloured random actions, drawn stretch by stretch."""
@@ -337,13 +410,6 @@ class MPC(Learner):
             plan = noise.permute(2, 0, 1).clamp(-1, 1)
         return self._to_env(plan[0].numpy()), plan[1:]
 
-    def _reset(self, env: VecEnv) -> FloatArray:
-        for i in range(env.num_envs):
-            self.buffer.cut(i)
-        if self.num_timesteps == 0:
-            env.seed(self.seed)
-        return np.asarray(env.reset())
-
     # -- files ----------------------------------------------------------------------------------------
 
     def _parts(self) -> Checkpoint:
@@ -353,6 +419,7 @@ class MPC(Learner):
             "fits": self.fits,
             "fitted_at": self._fitted_at,
             "rng": self.rng.bit_generator.state,
+            "fallbacks": self.fallbacks,
         }
         arrays = {
             "buffer": self.buffer.state(),
@@ -360,7 +427,10 @@ class MPC(Learner):
             "action_space": box_arrays(self.action_space),
         }
         tensors = {"model": self.model.state_dict(), "value": self.value.state_dict()}
-        return Checkpoint(self.name, tensors, arrays, meta, {})
+        plan = self._progress.plan
+        if plan is not None:
+            meta["plan"] = {"calls": plan.calls, "scored": plan.scored}
+        return Checkpoint(self.name, tensors | self._progress.tensors(), arrays, meta, {})
 
     @classmethod
     def _from_parts(cls, parts: Checkpoint, device: str, known: Known) -> MPC:
@@ -386,4 +456,6 @@ class MPC(Learner):
         agent.num_timesteps, agent.fits = int(parts.meta["num_timesteps"]), int(parts.meta["fits"])
         agent._fitted_at = int(parts.meta["fitted_at"])
         agent.rng.bit_generator.state = parts.meta["rng"]
+        agent.fallbacks = int(parts.meta.get("fallbacks", 0))
+        agent._progress = Progress.of(parts.tensors, parts.meta.get("plan"), agent.device)
         return agent

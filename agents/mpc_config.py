@@ -73,6 +73,12 @@ class MPCConfig:
         discount_rate(self.gamma, native_dt=1.0)  # refuses what is no discount
         if self.horizon is not None:
             positive_seconds(self.horizon, "horizon")
+        for name in ("warmup_steps", "fit_every", "buffer_size"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} >= 1", getattr(self, name), f"Write {name}=100.")
+        if self.buffer_size < self.warmup_steps:
+            got = f"buffer_size={self.buffer_size} and warmup_steps={self.warmup_steps}"
+            raise UsageError("a buffer that holds the warm-up", got, "Write a larger buffer_size.")
         if self.members not in MEMBERS:
             raise UsageError(" or ".join(MEMBERS), repr(self.members), "Write members='assigned'.")
         resolve_precision(self.precision, "cpu")

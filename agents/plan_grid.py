@@ -61,10 +61,12 @@ class PlanGrid:
         n = max(1, round(seconds / dt))
         if growth == 1.0:
             seconds = n * dt
-        return cls(dt, seconds, Knots(kind, n if n_knots is None else n_knots, seconds), growth, round(coast / dt))
+        return cls(
+            dt, seconds, Knots(kind, n if n_knots is None else n_knots, seconds), growth, round(coast / dt)
+        )
 
     def intervals(self, next_dt: float | None = None) -> list[float]:
-        """Durations ``[H]`` in seconds, the first of them `next_dt`, the last `n_coast` behind the horizon."""
+        """Durations ``[H]`` in seconds: `next_dt` first, the last `n_coast` behind the horizon."""
         first = self.dt if next_dt is None else next_dt
         # A next step that is longer than the plan: the plan is that step.
         plan = interval_grid(max(self.horizon, first, self.dt), self.dt, first, growth=self.growth)

@@ -37,8 +37,8 @@ class _Timed(RolloutBuffer):
     def compute_returns_and_advantage(self, last_values: Tensor, dones: npt.NDArray[Any]) -> None:
         """``A_k = delta_k + g_k l_k A_{k+1}``, ``delta_k = R_k + g_k V_{k+1} - V_k``.
 
-        with ``g_k = gamma^(dt_k / native dt)`` and ``l_k = lambda^(dt_k / native dt)``: generalised advantages
-        (arXiv:1506.02438) of intervals of any duration.
+        with ``g_k = gamma^(dt_k / native dt)`` and ``l_k = lambda^(dt_k / native dt)``: generalised
+        advantages (arXiv:1506.02438) of intervals of any duration.
         """
         following = last_values.clone().cpu().numpy().flatten()
         discount = self.gamma**self.ratio
@@ -108,7 +108,8 @@ class TimedPPO(PPO):
             if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
                 self.policy.reset_noise(env.num_envs)
             with torch.no_grad():
-                actions, values, log_probs = self.policy(obs_as_tensor(self._last_obs, self.device))  # type: ignore[arg-type]
+                seen: Any = self._last_obs
+                actions, values, log_probs = self.policy(obs_as_tensor(seen, self.device))
             taken = actions.cpu().numpy()
             new_obs, rewards, dones, infos = env.step(self._acted(taken))
             self.num_timesteps += env.num_envs
@@ -123,7 +124,8 @@ class TimedPPO(PPO):
             rewards = (rewards * reward_weight(seconds, rho, self.native)).astype(np.float32)
             self._add_value_where_cut(rewards, ratio, dones, infos)
             rollout_buffer.keep_ratio(ratio)
-            rollout_buffer.add(self._last_obs, taken, rewards, self._last_episode_starts, values, log_probs)  # type: ignore[arg-type]
+            starts: Any = self._last_episode_starts
+            rollout_buffer.add(seen, taken, rewards, starts, values, log_probs)
             self._last_obs, self._last_episode_starts = new_obs, dones
         with torch.no_grad():
             values = self.policy.predict_values(obs_as_tensor(new_obs, self.device))
@@ -137,15 +139,17 @@ class TimedPPO(PPO):
         if not isinstance(self.action_space, spaces.Box):
             return actions
         if self.policy.squash_output:
-            return self.policy.unscale_action(actions)
-        return np.clip(actions, self.action_space.low, self.action_space.high)
+            actions = self.policy.unscale_action(actions)
+            return actions
+        clipped: npt.NDArray[Any] = np.clip(actions, self.action_space.low, self.action_space.high)
+        return clipped
 
     def _add_value_where_cut(
         self, rewards: npt.NDArray[Any], ratio: npt.NDArray[np.float64], dones: Any, infos: Any
     ) -> None:
         for i, info in enumerate(infos):
             if dones[i] and info.get("TimeLimit.truncated") and info.get("terminal_observation") is not None:
-                after = self.policy.obs_to_tensor(info["terminal_observation"])[0]
+                after: Any = self.policy.obs_to_tensor(info["terminal_observation"])[0]
                 with torch.no_grad():
-                    value = self.policy.predict_values(after)[0]  # type: ignore[arg-type]
+                    value = self.policy.predict_values(after)[0]
                 rewards[i] += np.float32(self.gamma ** ratio[i]) * np.float32(value.item())

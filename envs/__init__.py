@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ode_rl.envs.nominal_mujoco import NominalMuJoCo as NominalMuJoCo
     from ode_rl.envs.observation_delay import ObservationDelay as ObservationDelay
     from ode_rl.envs.observation_dropout import ObservationDropout as ObservationDropout
+    from ode_rl.envs.repeatable import Repeatable as Repeatable
     from ode_rl.envs.seconds_limit import SecondsLimit as SecondsLimit
     from ode_rl.envs.sensor_noise import SensorNoise as SensorNoise
     from ode_rl.envs.task import make_task as make_task
@@ -36,6 +37,7 @@ _HOME = {
     "NominalMuJoCo": "ode_rl.envs.nominal_mujoco",
     "ObservationDelay": "ode_rl.envs.observation_delay",
     "ObservationDropout": "ode_rl.envs.observation_dropout",
+    "Repeatable": "ode_rl.envs.repeatable",
     "SecondsLimit": "ode_rl.envs.seconds_limit",
     "SensorNoise": "ode_rl.envs.sensor_noise",
     "TaskTiming": "ode_rl.envs.task_timing",

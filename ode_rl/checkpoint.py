@@ -70,10 +70,12 @@ def write_checkpoint(
     tensors: Mapping[str, Mapping[str, Tensor]],
     arrays: Mapping[str, Mapping[str, npt.ArrayLike]],
     meta: Mapping[str, Any],
+    keep_old: bool = False,
 ) -> None:
     """Write a checkpoint as a folder, or as one file if `path` ends with ``.zip``.
 
-    Killed at any moment, it leaves a whole old checkpoint or a whole new one.
+    Killed at any moment, it leaves a whole old checkpoint or a whole new one. With `keep_old` the folder
+    that was there stays, as ``<path>.old``.
 
     Raises:
         UsageError: if a part cannot be stored without pickle, or if `path` holds something else.
@@ -88,7 +90,7 @@ def write_checkpoint(
         if target.suffix == ".zip":
             replace_file(target, _zipped(files))
         else:
-            _replace_folder(target, files)
+            _replace_folder(target, files, keep_old)
     except OSError as error:
         raise UsageError(
             "a path that can be written", f"{target} ({error.strerror})", "Choose one."
@@ -127,12 +129,18 @@ def existing_checkpoint(path: str | os.PathLike[str]) -> Path:
         UsageError: if there is none.
     """
     target = Path(path)
-    for candidate in (target, _old(target)):
+    for candidate in (target, older_checkpoint(target)):
         if candidate.exists():
             return candidate
     with_suffix = target.with_name(target.name + ".zip")
     remedy = f"Did you mean {with_suffix}?" if with_suffix.is_file() else "Check the path."
     raise UsageError("a checkpoint folder or zip", f"nothing at {target}", remedy)
+
+
+def older_checkpoint(path: str | os.PathLike[str]) -> Path:
+    """Return where the checkpoint before the one at `path` is kept, if it is."""
+    target = Path(path)
+    return target.with_name(target.name + ".old")
 
 
 # --- writing ---------------------------------------------------------------------------------------------
@@ -179,12 +187,12 @@ def _zipped(files: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def _replace_folder(target: Path, files: dict[str, bytes]) -> None:
+def _replace_folder(target: Path, files: dict[str, bytes], keep_old: bool) -> None:
     if target.exists() and not _is_ours(target):
         raise UsageError(
             "a new path or an older checkpoint", f"{target}, which is something else", "Choose one."
         )
-    fresh, old = target.with_name(target.name + ".new"), _old(target)
+    fresh, old = target.with_name(target.name + ".new"), older_checkpoint(target)
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
     for name, data in files.items():
@@ -195,15 +203,12 @@ def _replace_folder(target: Path, files: dict[str, bytes]) -> None:
         target.rename(old)
     fresh.rename(target)
     sync_folder(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    if not keep_old:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _is_ours(path: Path) -> bool:
     return path.is_dir() and ((path / MANIFEST).is_file() or not any(path.iterdir()))
-
-
-def _old(target: Path) -> Path:
-    return target.with_name(target.name + ".old")
 
 
 # --- reading ---------------------------------------------------------------------------------------------

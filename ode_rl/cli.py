@@ -256,8 +256,12 @@ def commands(context: click.Context) -> None:
 @_episodes("--eval-episodes")
 @click.option("--video/--no-video", default=True, help="Record an episode at the end. [default: video]")
 @click.option("--progress/--no-progress", default=True, help="Show a progress bar. [default: progress]")
-def train_command(**options: Any) -> Action:
+@click.option("--resume", metavar="RUN_DIR", help="Go on with a training that was cut off, task and all.")
+@click.pass_context
+def train_command(context: click.Context, resume: str | None, **options: Any) -> Action:
     """Train an agent on ENV_ID (default Pendulum-v1): a Gymnasium id, or module:id for a task of your own."""
+    if resume is not None:
+        return lambda: _resume(resume, _given_to_resume(context, options))
     return lambda: _train(options)
 
 
@@ -348,7 +352,34 @@ def _train(options: dict[str, Any]) -> int:
     from ode_rl.train import TrainConfig, train
     from ode_rl.user_code import load_known
 
-    result = train(TrainConfig(**{**options, "known": load_known(options["known"])}))
+    return _trained(train(TrainConfig(**{**options, "known": load_known(options["known"])})))
+
+
+def _resume(run_dir: str, given: dict[str, Any]) -> int:
+    from ode_rl.run import RunFolder
+
+    RunFolder.open(run_dir)
+    from ode_rl.train import resume
+    from ode_rl.user_code import load_known
+
+    if "known" in given:
+        given["known"] = load_known(given["known"])
+    result = resume(run_dir, **given)
+    return 0 if result is None else _trained(result)
+
+
+def _given_to_resume(context: click.Context, options: dict[str, Any]) -> dict[str, Any]:
+    """What was typed beside --resume; all that makes a training comes from the run."""
+    typed = click.core.ParameterSource.COMMANDLINE
+    given = {name: value for name, value in options.items() if context.get_parameter_source(name) is typed}
+    if others := sorted(set(given) - {"known", "video", "progress"}):
+        flag = "ENV_ID" if others[0] == "env_id" else f"--{others[0].replace('_', '-')}"
+        got = f"{flag} {given[others[0]]}"
+        raise UsageError("nothing beside --resume, as the rest comes from the run", got, f"Leave {flag} out.")
+    return given
+
+
+def _trained(result: Any) -> int:
     _summary(result.evaluation)
     print(f"run folder      {result.run.path}")
     print(f"learning curve  {result.learning_curve}")

@@ -19,3 +19,7 @@ class UsageError(ValueError):
     def __reduce__(self) -> tuple[type[UsageError], tuple[str, str, str]]:
         # The default would re-create the error from the joined message alone.
         return type(self), (self.expected, self.got, self.remedy)
+
+
+class Stopped(Exception):
+    """A computation was dropped half way because somebody asked to stop; it has changed nothing."""

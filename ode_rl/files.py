@@ -22,6 +22,12 @@ def write_synced(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def sync_file(path: Path) -> None:
+    """Wait until the disk has what was written to a file so far."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
 def sync_folder(path: Path) -> None:
     """Wait until the disk has the names in a folder, so that a rename survives a power cut."""
     if os.name == "nt":  # Windows opens no folders, and syncs names with the files

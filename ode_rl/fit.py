@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ode_rl.buffer import IntArray, ReplayBuffer
-from ode_rl.errors import UsageError
+from ode_rl.errors import Stopped, UsageError
 from ode_rl.losses import BETA, LIKELIHOODS, SMALLEST_LOG_NOISE, Losses, derivative_losses, segment_losses
 from ode_rl.types import Segment
 from ode_rl.world_model import WorldModel
@@ -144,18 +144,24 @@ def fit(
     rng: np.random.Generator,
     device: torch.device | str,
     watch: Watch | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> FitReport:
     """Fit `model` in place to all of `buffer`; what it learned before is its start.
 
     Updates whose gradient is not finite are skipped and counted. The weights of the best check on
     held-out data are kept. `watch(updates, losses)` is called at each check of the fit of segments, which
     stops when it returns True.
+
+    Raises:
+        Stopped: as soon as `stop()` says True, asked at each update; `model` is half way then.
     """
     end_weight = _take_scales(model, buffer)
     source = SegmentSource(buffer, model.n_members, config, rng)
     if int(model.n_fits) == 0 and config.warm_start_updates:
-        _descend(model, source, config, config.warm_start_updates, device, derivative=True)
-    report = _descend(model, source, config, config.updates, device, end_weight=end_weight, watch=watch)
+        _descend(model, source, config, config.warm_start_updates, device, derivative=True, stop=stop)
+    report = _descend(
+        model, source, config, config.updates, device, end_weight=end_weight, watch=watch, stop=stop
+    )
     if report.boundary is not None and report.end is not None:
         model.choose_termination("boundary" if report.boundary < report.end else "hazard")
         report = replace(report, ends_by=model.ends_by)
@@ -228,6 +234,7 @@ def _descend(
     derivative: bool = False,
     end_weight: float = 1.0,
     watch: Watch | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> FitReport:
     held_out = source.check()
     few = held_out is not None and held_out.obs.shape[1] < ENOUGH_TO_CHOOSE
@@ -255,6 +262,8 @@ def _descend(
     skipped, done, n_evals = 0, 0, 0
     n_failed = torch.zeros((), device=device)
     for done in range(1, updates + 1):
+        if stop is not None and stop():
+            raise Stopped
         for group in optimiser.param_groups:
             group["lr"] = rate * group["speed"] * _rate_factor(done / updates)
         optimiser.zero_grad(set_to_none=True)

@@ -2,7 +2,8 @@
 
 What is done once per plan instead of once per stage: the action's half of all first layers, the scales of
 state and rates (folded into the weights, so that the loop runs on normalised states), and the heads, whose
-rates do not act on the state: they see all stages of all intervals in one product at the end.
+rates do not act on the state: they see all stages of all intervals in one product at the end. Biases are
+weights of a unit that is always one: adding them takes a pass over memory that products alone spare.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ from ode_rl.world_model import ONE_STEP, Rollout, WorldModel
 
 # Below these sizes the conversions of bfloat16 cost more than its products save (benchmarks/planner.py).
 LEAST_WIDTH, LEAST_ROWS = 192, 64
+# silu(ONE) = 1, in float32 and, rounded, in bfloat16.
+ONE = 1.2784645
+# Matrix units take their rows in pieces of this width.
+TILE = 16
 
 
 def resolve_precision(
@@ -62,7 +67,6 @@ class _Net(NamedTuple):
     w_a: Tensor
     first_bias: Tensor
     weights: tuple[Tensor, ...]
-    biases: tuple[Tensor, ...]
     scale: Tensor
     offset: Tensor
 
@@ -72,8 +76,8 @@ class _Net(NamedTuple):
 
     def tail(self, x: Tensor) -> Tensor:
         """What follows the first layer's pre-activation, which is overwritten."""
-        for w, b in zip(self.weights, self.biases, strict=True):
-            x = torch.baddbmm(b, F.silu(x, inplace=True), w)
+        for w in self.weights:
+            x = torch.bmm(F.silu(x, inplace=True), w)
         return x
 
 
@@ -114,12 +118,18 @@ class FastModel:
             weights[-1] = weights[-1] * (field.out_spread * fold)
             biases[-1] = (biases[-1] * field.out_spread + field.out_mean) * fold
         n = field.n_state
+        first, first_bias = weights[0], biases[0]
+        if len(weights) > 1:
+            first, first_bias = _widened(first), _widened(first_bias, at=0)
+        hidden = [
+            _widened(_below(w, b), at=w.shape[-2]) for w, b in zip(weights[1:-1], biases[1:-1], strict=True)
+        ]
+        last = [_below(w, b) for w, b in zip(weights[1:][-1:], biases[1:][-1:], strict=True)]
         return _Net(
-            w_z=weights[0][:, :n].to(self.dtype).contiguous(),
-            w_a=weights[0][:, n:].to(self.dtype).contiguous(),
-            first_bias=biases[0].to(self.dtype),
-            weights=tuple(w.to(self.dtype).contiguous() for w in weights[1:]),
-            biases=tuple(b.to(self.dtype) for b in biases[1:]),
+            w_z=first[:, :n].to(self.dtype).contiguous(),
+            w_a=first[:, n:].to(self.dtype).contiguous(),
+            first_bias=first_bias.to(self.dtype),
+            weights=tuple(w.to(self.dtype).contiguous() for w in hidden + last),
             scale=field.out_spread.clone(),
             offset=field.out_mean.clone(),
         )
@@ -212,6 +222,25 @@ class FastModel:
         logit = torch.addcmul(net.offset, net.scale, net.tail(first).float())
         logit = logit.reshape(e, h, m).transpose(0, 1)
         return F.logsigmoid(-logit)
+
+
+def _widened(rows: Tensor, at: int | None = None) -> Tensor:
+    """A column more for the unit that is always one, led on to by row `at`, and zeros to a whole tile."""
+    width = rows.shape[-1]
+    wide = F.pad(rows, (0, _to_tile(width + 1) - width))
+    if at is not None:
+        wide[..., at, width] = ONE
+    return wide
+
+
+def _below(weight: Tensor, bias: Tensor) -> Tensor:
+    """The bias as the row of the unit that is always one, and rows of zeros for those that fill the tile."""
+    rows = torch.cat([weight, bias], -2)
+    return F.pad(rows, (0, 0, 0, _to_tile(rows.shape[-2]) - rows.shape[-2]))
+
+
+def _to_tile(width: int) -> int:
+    return -(-width // TILE) * TILE
 
 
 class _Heads:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from datetime import datetime, timezone
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from ode_rl.checkpoint import existing_checkpoint
+from ode_rl.checkpoint import existing_checkpoint, older_checkpoint, read_checkpoint
 from ode_rl.errors import UsageError
-from ode_rl.files import read_json, write_json
+from ode_rl.files import read_json, sync_file, write_json
 from ode_rl.versions import installed_versions
 
 SCHEMA = 1
 CONFIG = "config.json"
 RUNS = Path("runs")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,7 @@ class RunFolder:
         try:
             run = cls(_claim(wanted))
             write_json(run.versions, installed_versions())
-            with open(run.episodes, "x", newline="") as file:
-                csv.writer(file).writerow(COLUMNS)
+            run._write_header()
         except OSError as error:
             raise UsageError(
                 "a run folder that can be written",
@@ -136,21 +139,75 @@ class RunFolder:
             csv.writer(file).writerow(row)
 
     def read_episodes(self) -> list[Episode]:
-        """Read ``episodes.csv``."""
+        """Read ``episodes.csv``.
+
+        Raises:
+            UsageError: if it is damaged.
+        """
         with open(self.episodes, newline="") as file:
             rows = list(csv.DictReader(file))
-        return [
-            Episode(
-                int(row["episode"]),
-                int(row["env_steps"]),
-                float(row["sim_seconds"]),
-                float(row["return"]),
-                int(row["length"]),
-                row["terminated"] == "1",
-                float(row["wall_s"]),
-            )
-            for row in rows
-        ]
+        try:
+            return [_episode(row) for row in rows]
+        except (KeyError, TypeError, ValueError) as error:
+            remedy = "Use a copy that is not damaged."
+            raise UsageError("whole rows of episodes", f"{self.episodes} ({error!r})", remedy) from error
+
+    def positions(self) -> dict[str, int]:
+        """Bytes of each file that only grows, once the disk has them: what a checkpoint knows of."""
+        found = {}
+        for path in self._growing():
+            sync_file(path)
+            found[path.relative_to(self.path).as_posix()] = path.stat().st_size
+        return found
+
+    def cut_back(self, positions: Mapping[str, int]) -> None:
+        """Bring the files that only grow back to `positions`: what was written later will be lived again."""
+        for path in self._growing():
+            size = positions.get(path.relative_to(self.path).as_posix())
+            if size is None:
+                path.unlink()
+            elif path.stat().st_size > size:
+                os.truncate(path, size)
+            elif path.stat().st_size < size:
+                log.warning("%s is shorter than its checkpoint knows it: rows are missing", path)
+
+    def begin_anew(self) -> None:
+        """Remove what a training recorded and no checkpoint knows of: the run starts at step 0."""
+        self.cut_back({})
+        self.evaluations.unlink(missing_ok=True)
+        self._write_header()
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Hold the run for this process.
+
+        Raises:
+            UsageError: if another process holds it.
+        """
+        if os.name == "nt":  # no such locks there
+            yield
+            return
+        import fcntl
+
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                remedy = "Wait until it has ended, or stop it."
+                got = f"{self.path}, which a process is writing"
+                raise UsageError("a run that nobody is working on", got, remedy) from error
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _growing(self) -> list[Path]:
+        found = [self.episodes, *self.path.glob("*.monitor.csv"), *self.tensorboard.rglob("*")]
+        return sorted(path for path in found if path.is_file() and not path.is_symlink())
+
+    def _write_header(self) -> None:
+        with open(self.episodes, "x", newline="") as file:
+            csv.writer(file).writerow(COLUMNS)
 
     def newest_checkpoint(self) -> Path:
         """Return where the newest checkpoint lies.
@@ -164,6 +221,24 @@ class RunFolder:
             remedy = "The first one comes after the first episode: train for longer."
             raise UsageError("a run with a checkpoint", f"none in {self.path}", remedy) from error
 
+    def checkpoint_to_resume(self) -> Path | None:
+        """Return where the newest whole checkpoint lies, None if none was ever written.
+
+        Raises:
+            UsageError: if there are some and all are damaged.
+        """
+        kept = [path for path in (self.checkpoint, older_checkpoint(self.checkpoint)) if path.exists()]
+        for path in kept:
+            try:
+                read_checkpoint(path)
+            except UsageError as error:
+                if path == kept[-1]:
+                    raise
+                log.warning("%s The one before it is taken.", error)
+            else:
+                return path
+        return None
+
     def discard(self) -> None:
         """Remove the folder: a run that never began leaves nothing."""
         shutil.rmtree(self.path, ignore_errors=True)
@@ -173,6 +248,18 @@ def run_name(env_id: str, agent: str, seed: int) -> str:
     """Return ``<env>__<agent>__<seed>__<utc>`` with only letters, digits and ``._-`` in it."""
     utc = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     return re.sub(r"[^\w.-]", "-", f"{env_id}__{agent}__{seed}__{utc}", flags=re.ASCII)
+
+
+def _episode(row: Mapping[str, str]) -> Episode:
+    return Episode(
+        int(row["episode"]),
+        int(row["env_steps"]),
+        float(row["sim_seconds"]),
+        float(row["return"]),
+        int(row["length"]),
+        row["terminated"] == "1",
+        float(row["wall_s"]),
+    )
 
 
 def _claim(wanted: Path) -> Path:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
@@ -22,11 +18,14 @@ from ode_rl.errors import UsageError
 from ode_rl.evaluate import Evaluation, evaluate_agent
 from ode_rl.files import write_json
 from ode_rl.run import RunFolder
-from ode_rl.settings import nearest, plain
+from ode_rl.settings import build, nearest, plain
+from ode_rl.stops import Stops
 
 if TYPE_CHECKING:
     from ode_rl.agents.learner import Learner
     from ode_rl.known import Known
+else:  # a name for those who look at the types of the settings; the module itself loads torch
+    Known = Any
 
 DEFAULT_STEPS = 3000
 EVALUATIONS = 5
@@ -80,6 +79,8 @@ class TrainConfig:
     """Whether to record an episode at the end."""
     progress: bool = True
     """Whether to show a progress bar."""
+    checkpoint_seconds: float = 30.0
+    """Seconds of real time between two checkpoints, at least; each falls on the end of an episode."""
 
     @property
     def timing(self) -> TaskTiming:
@@ -95,12 +96,6 @@ class TrainResult:
     evaluation: Evaluation
     learning_curve: Path
     video: Path | None
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, as an exception, so that everything is closed as after Ctrl-C."""
-
-    exit_code = 143
 
 
 class Interrupted(KeyboardInterrupt):
@@ -123,28 +118,85 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> TrainResul
     _check_choices(config)
     _, preset = load_preset(config.agent, config.env_id, config.preset)
     steps = _steps(config, preset)
-    envs = _tasks(config, preset)
-    with _sigterm_as_exception():
+    envs, stops = _tasks(config, preset), Stops()
+    with stops.installed():
         run = RunFolder.create(config.env_id, config.agent, config.seed, config.run_dir)
-        try:
-            timing = plain(config.timing.resolved(envs[0]))
-            resolved = {"steps": steps, "num_envs": len(envs), "timing": timing}
-            agent = _build(config, _monitored(envs, run), run)
-            run.write_config({**agent.config, **_asked(config), **resolved})
-        except BaseException:  # whatever it was, no training has begun
-            run.discard()
-            raise
-        say(
-            f"training {config.agent} on {config.env_id} for {steps} steps, seed {config.seed}, in {run.path}"
-        )
-        try:
-            _learn(agent, config, preset, steps, run)
-            return _results(agent, config, run)
-        except KeyboardInterrupt as stop:
-            raise Interrupted(run, getattr(stop, "exit_code", 130)) from stop
-        finally:
-            for env in envs:
-                env.close()
+        with run.claimed():
+            try:
+                timing = plain(config.timing.resolved(envs[0]))
+                agent = _build(config, _recorded(envs, config, run, anew=True))
+                plan = _Plan(steps, int(preset.get("eval_freq", max(1, steps // EVALUATIONS))), len(envs))
+                resolved = {**asdict(plan), "timing": timing, "asked": _as_typed(config)}
+                run.write_config({**agent.config, **_asked(config), **resolved})
+            except BaseException:  # whatever it was, no training has begun
+                run.discard()
+                raise
+            say(
+                f"training {config.agent} on {config.env_id} for {steps} steps, seed {config.seed}, "
+                f"in {run.path}"
+            )
+            return _trained(agent, config, plan, run, stops, resumed=False)
+
+
+def resume(
+    run_dir: str | Path,
+    known: Known | None = None,
+    video: bool | None = None,
+    progress: bool | None = None,
+    say: Callable[[str], None] = print,
+) -> TrainResult | None:
+    """Go on with a training that was cut off; None if it had come to its end.
+
+    What was recorded after the newest checkpoint is removed and lived again, with the same numbers where
+    agent and task repeat themselves. Everything comes from ``config.json``, except `known`, which is code,
+    and what is drawn.
+
+    Raises:
+        UsageError: for a folder that is no run, one that a process is writing, or damaged files.
+        Interrupted: after Ctrl-C or SIGTERM; the newest checkpoint is whole.
+    """
+    run = RunFolder.open(run_dir)
+    config, plan = _config_of(run)
+    config = replace(config, known=known)
+    config = replace(config, video=config.video if video is None else video)
+    config = replace(config, progress=config.progress if progress is None else progress)
+    if run.evaluation.is_file() and run.learning_curve.is_file():
+        say(f"{run.path} has come to its end: nothing to resume")
+        return None
+    envs, stops = _tasks(replace(config, num_envs=plan.num_envs), {}), Stops()
+    with stops.installed(), run.claimed():
+        checkpoint = run.checkpoint_to_resume()
+        env = _recorded(envs, config, run, anew=checkpoint is None)
+        if checkpoint is None:
+            run.begin_anew()
+            agent = _build(config, env)
+        else:
+            agent = _loaded(config, checkpoint, env)
+        at = f"step {agent.num_timesteps} of {plan.steps}"
+        say(f"resuming {config.agent} on {config.env_id} at {at}, seed {config.seed}, in {run.path}")
+        return _trained(agent, config, plan, run, stops, resumed=checkpoint is not None)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a training decided at its start."""
+
+    steps: int
+    eval_freq: int
+    num_envs: int = 1
+
+
+def _trained(
+    agent: Learner, config: TrainConfig, plan: _Plan, run: RunFolder, stops: Stops, resumed: bool
+) -> TrainResult:
+    try:
+        _learn(agent, config, plan, run, stops, resumed)
+        return _results(agent, config, run)
+    except KeyboardInterrupt as stop:
+        raise Interrupted(run, getattr(stop, "exit_code", 130)) from stop
+    finally:
+        if (env := agent.get_env()) is not None:
+            env.close()
 
 
 def _check_choices(config: TrainConfig) -> None:
@@ -189,23 +241,55 @@ def _asked(config: TrainConfig) -> dict[str, Any]:
     return {name: value for name, value in asdict(config).items() if name not in resolved}
 
 
-def _monitored(envs: list[Env], run: RunFolder) -> Any:
-    """One environment, or several as a `VecEnv`; each writes ``<number>.monitor.csv``."""
+def _as_typed(config: TrainConfig) -> dict[str, Any]:
+    """What was asked for, as it was: what `resume` makes the same training of."""
+    return {name: value for name, value in asdict(replace(config, known=None)).items() if name != "run_dir"}
+
+
+def _config_of(run: RunFolder) -> tuple[TrainConfig, _Plan]:
+    found = run.read_config()
+    asked = found.get("asked")
+    if not isinstance(asked, dict):
+        got = f"{run.config}, which does not say what was asked for"
+        raise UsageError("a run of this version or a newer one", got, "Train again.")
+    config = build(TrainConfig, asked)
+    if config.agent not in AGENTS:
+        raise UsageError("the name of an agent", repr(config.agent), nearest(config.agent, AGENTS))
+    decided = {name: found.get(name) for name in ("steps", "eval_freq", "num_envs")}
+    if not all(type(value) is int and value > 0 for value in decided.values()):
+        raise UsageError("steps, eval_freq and num_envs > 0", f"{decided} in {run.config}", "Train again.")
+    return config, build(_Plan, decided)
+
+
+def _recorded(envs: list[Env], config: TrainConfig, run: RunFolder, anew: bool) -> Any:
+    """One environment, or several as a `VecEnv`, that can be repeated; each writes ``<i>.monitor.csv``."""
     from stable_baselines3.common.monitor import Monitor
     from stable_baselines3.common.vec_env import DummyVecEnv
 
-    watched: list[Env] = [Monitor(env, str(run.path / str(i))) for i, env in enumerate(envs)]
+    from ode_rl.envs import Repeatable
+
+    watched: list[Env] = [
+        Repeatable(Monitor(env, str(run.path / str(i)), override_existing=anew), config.seed, index=i)
+        for i, env in enumerate(envs)
+    ]
     if len(watched) == 1:
         return watched[0]
     return DummyVecEnv([lambda env=env: env for env in watched])  # type: ignore[misc]
 
 
-def _build(config: TrainConfig, env: Any, run: RunFolder) -> Learner:
-    from stable_baselines3.common.logger import configure
+def _class_of(agent: str) -> Any:
+    module, _, name = AGENTS[agent].partition(":")
+    return getattr(importlib.import_module(module), name)
 
-    module, _, name = AGENTS[config.agent].partition(":")
-    agent_class = getattr(importlib.import_module(module), name)
-    agent: Learner = agent_class(
+
+def _loaded(config: TrainConfig, checkpoint: Path, env: Any) -> Learner:
+    code = {} if config.known is None else {"known": config.known}
+    agent: Learner = _class_of(config.agent).load(checkpoint, env=env, device=config.device, **code)
+    return agent
+
+
+def _build(config: TrainConfig, env: Any) -> Learner:
+    agent: Learner = _class_of(config.agent)(
         env,
         preset=config.preset,
         seed=config.seed,
@@ -213,7 +297,6 @@ def _build(config: TrainConfig, env: Any, run: RunFolder) -> Learner:
         dt=config.dt,
         **_chosen(config),
     )
-    agent.set_logger(configure(str(run.tensorboard), ["tensorboard"]))
     return agent
 
 
@@ -229,12 +312,35 @@ def _chosen(config: TrainConfig) -> dict[str, Any]:
     return {name: value for name, value in chosen.items() if value is not None and value != {}}
 
 
-def _learn(agent: Learner, config: TrainConfig, preset: dict[str, Any], steps: int, run: RunFolder) -> None:
+def _learn(
+    agent: Learner, config: TrainConfig, plan: _Plan, run: RunFolder, stops: Stops, resumed: bool
+) -> None:
+    from stable_baselines3.common.logger import configure
+
     from ode_rl.callbacks import Evaluations, RunRecorder
 
-    eval_freq = int(preset.get("eval_freq", max(1, steps // EVALUATIONS)))
-    callbacks = [RunRecorder(run), Evaluations(run, config.env_id, eval_freq, timing=config.timing)]
-    agent.learn(steps, callback=callbacks, progress_bar=config.progress)
+    recorder = RunRecorder(run, config.checkpoint_seconds, stops)
+    evaluations = Evaluations(
+        run, config.env_id, plan.eval_freq, timing=config.timing, stop_asked=stops.asked
+    )
+    left: dict[str, Any] = {}
+    if resumed:
+        recorder.resume(agent)
+        evaluations.resume(agent.num_timesteps)
+        left = {"reset_num_timesteps": False}
+    agent.set_logger(configure(str(run.tensorboard), ["tensorboard"]))
+    agent.stop_asked = stops.asked
+    with stops.gracefully():
+        agent.learn(
+            plan.steps - (agent.num_timesteps if resumed else 0),
+            callback=[recorder, evaluations],
+            progress_bar=config.progress,
+            **left,
+        )
+        stops.reached()
+        recorder.save(agent)
+    if stops.asked():
+        stops.leave()
     agent.logger.close()
 
 
@@ -251,24 +357,13 @@ def _results(agent: Learner, config: TrainConfig, run: RunFolder) -> TrainResult
     return TrainResult(run, evaluation, curve, video)
 
 
-@contextmanager
-def _sigterm_as_exception() -> Iterator[None]:
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        raise Terminated
-
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _look_at(run: RunFolder) -> str:
     try:
         checkpoint = run.newest_checkpoint()
     except UsageError:
         return f"stopped before the first checkpoint. What was recorded lies in {run.path}"
-    return f"stopped. The newest checkpoint is {checkpoint}\nlook at it: ode-rl evaluate {run.path}"
+    return (
+        f"stopped. The newest checkpoint is {checkpoint}\n"
+        f"look at it: ode-rl evaluate {run.path}\n"
+        f"go on:      ode-rl train --resume {run.path}"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -14,6 +15,8 @@ from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from ode_rl.agents.learner import Keeper
+from ode_rl.agents.open_episodes import OpenEpisodes, open_episodes, took_up
 from ode_rl.checkpoint import read_checkpoint, write_checkpoint
 from ode_rl.timing import native_dt
 
@@ -48,6 +51,8 @@ class FakeLearner(Push):
         super().__init__()
         self.preset, self.seed, self.device, self.overrides = preset, seed or 0, device, overrides
         self.num_timesteps = 0
+        self.left: OpenEpisodes | None = None
+        self.run_record: dict[str, Any] | None = None
         self.draws: list[float] = []
         self.logger: Logger = configure(None, [])
         if env is not None:
@@ -73,14 +78,26 @@ class FakeLearner(Push):
     def set_logger(self, logger: Logger) -> None:
         self.logger = logger
 
-    def learn(self, total_timesteps: int, callback: Any = None, progress_bar: bool = False) -> FakeLearner:
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: Any = None,
+        progress_bar: bool = False,
+        reset_num_timesteps: bool = True,
+    ) -> FakeLearner:
         callbacks = CallbackList(list(callback or []))
         callbacks.init_callback(self)  # type: ignore[arg-type]
         callbacks.on_training_start(locals(), globals())
-        self.env.seed(self.seed)
-        self.env.reset()
-        np.random.seed(self.seed)
-        while self.num_timesteps < total_timesteps:
+        left, self.left = self.left, None
+        if left is None or took_up(self.env, left) is None:
+            self.env.seed(self.seed)
+            self.env.reset()
+            np.random.seed(self.seed)
+        target = total_timesteps + (0 if reset_num_timesteps else self.num_timesteps)
+        while self.num_timesteps < target:
+            for keeper in callbacks.callbacks:
+                if isinstance(keeper, Keeper):
+                    keeper.on_safe_point(self)  # type: ignore[arg-type]
             self.draws.append(float(np.random.uniform(-1, 1)))
             new_obs, rewards, dones, infos = self.env.step(np.array([[self.draws[-1]]], np.float32))
             self.num_timesteps += 1
@@ -91,18 +108,25 @@ class FakeLearner(Push):
         return self
 
     def save(self, path: str | os.PathLike[str]) -> None:
+        self.save_run(path, {})
+
+    def save_run(self, path: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
+        episodes = open_episodes(getattr(self, "env", None))
         write_checkpoint(
             path,
             kind="fake",
             tensors={"weights": {"gain": torch.tensor(self.gain)}},
-            arrays={"log": {"draws": np.array(self.draws)}},
-            meta={"num_timesteps": self.num_timesteps},
+            arrays={"log": {"draws": np.array(self.draws)}, **episodes.arrays},
+            meta={"num_timesteps": self.num_timesteps, "run": dict(record), "episodes": episodes.meta},
+            keep_old=True,
         )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], env: Any = None, device: str = "auto") -> FakeLearner:
         checkpoint = read_checkpoint(path, kind="fake")
-        agent = cls()
+        agent = cls(env)
         agent.gain = float(checkpoint.tensors["weights"]["gain"])
+        agent.draws = checkpoint.arrays["log"]["draws"].tolist()
         agent.num_timesteps = checkpoint.meta["num_timesteps"]
+        agent.run_record, agent.left = checkpoint.meta["run"], OpenEpisodes.of(checkpoint)
         return agent

@@ -216,7 +216,7 @@ def test_a_training_leaves_everything_that_the_run_folder_promises(
     assert run.name.startswith("Pendulum-v1__mpc__3__")
     assert {path.name for path in run.iterdir()} == {
         *("config.json", "versions.json", "episodes.csv", "0.monitor.csv", "evaluations.npz", "tb"),
-        *("checkpoint", "evaluation.json", "learning_curve.png", "video.mp4"),
+        *("checkpoint", "checkpoint.old", "evaluation.json", "learning_curve.png", "video.mp4"),
     }
     out = capfd.readouterr().out
     evaluation = json.loads((run / "evaluation.json").read_text())
@@ -326,7 +326,7 @@ def stop_after(steps: int, signal_number: int, monkeypatch: pytest.MonkeyPatch) 
         pytest.skip("signals reach the main thread only")
     learn = FakeLearner.learn
 
-    def learn_until_stopped(self: FakeLearner, total: int, callback: Any, progress_bar: bool) -> Any:
+    def learn_until_stopped(self: FakeLearner, total: int, callback: Any, **options: Any) -> Any:
         original = self.env.step_wait
 
         def step_wait() -> Any:
@@ -335,13 +335,13 @@ def stop_after(steps: int, signal_number: int, monkeypatch: pytest.MonkeyPatch) 
             return original()
 
         monkeypatch.setattr(self.env, "step_wait", step_wait)
-        return learn(self, total, callback, progress_bar)
+        return learn(self, total, callback, **options)
 
     monkeypatch.setattr(FakeLearner, "learn", learn_until_stopped)
 
 
 @pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stop_keeps_the_newest_checkpoint_and_says_how_to_look_at_it(
+def test_a_stop_saves_where_it_came_and_says_how_to_look_at_it_and_to_go_on(
     workplace: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -355,19 +355,18 @@ def test_a_stop_keeps_the_newest_checkpoint_and_says_how_to_look_at_it(
     err = capfd.readouterr().err
     assert "run/checkpoint" in err
     assert "ode-rl evaluate run" in err
+    assert "ode-rl train --resume run" in err
     assert "Traceback" not in err
-    assert read_checkpoint("run/checkpoint").meta["num_timesteps"] == 101
+    assert read_checkpoint("run/checkpoint").meta["num_timesteps"] == 151
     assert main(["evaluate", "run", "--episodes", "1"]) == 0
 
 
-def test_a_stop_before_the_first_checkpoint_says_so(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+def test_a_stop_in_the_first_episode_has_a_checkpoint_too(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop_after(20, signal.SIGINT, monkeypatch)
     assert train() == 130
-    assert "before the first checkpoint" in capfd.readouterr().err
-    assert main(["evaluate", "run"]) == 2
-    assert "with a checkpoint" in capfd.readouterr().err
+    assert read_checkpoint("run/checkpoint").meta["num_timesteps"] == 21
 
 
 def test_a_stop_while_the_agent_is_being_made_leaves_no_run_folder(

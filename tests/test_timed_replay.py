@@ -128,13 +128,16 @@ def test_n_steps_at_the_native_step_are_those_of_stable_baselines3() -> None:
             row(buffer, number, native, reward=number % 5, end=end)
     at = np.arange(12)
     for a, b in zip(mine._get_samples(at), theirs._get_samples(at), strict=True):
+        assert a is not None
+        assert b is not None
         assert torch.allclose(a, b, atol=1e-6)
 
 
 def test_normalised_rewards_are_weighed_after_they_are_normalised() -> None:
     env = VecNormalize(DummyVecEnv([lambda: gymnasium.make("Pendulum-v1")]))
-    env.ret_rms.var = 4.0
-    env.obs_rms.mean, env.obs_rms.var = np.zeros(1), np.full(1, 9.0)
+    env.ret_rms.var = np.array(4.0)
+    scales: Any = env.obs_rms
+    scales.mean, scales.var = np.zeros(1), np.full(1, 9.0)
     buffer = filled([(1.0, 3.0, "")])
     batch = buffer._get_samples(np.array([0]), env)
     assert batch.rewards.item() == pytest.approx(1.5 * (1 - math.exp(-0.5)) / 0.5, rel=1e-5)
