@@ -15,10 +15,17 @@ if TYPE_CHECKING:
     from ode_rl.envs.actuator_fault import ActuatorFault as ActuatorFault
     from ode_rl.envs.changed_physics import ChangedPhysics as ChangedPhysics
     from ode_rl.envs.control_interval import ControlInterval as ControlInterval
+    from ode_rl.envs.imagined import ImaginedEnv as ImaginedEnv
+    from ode_rl.envs.imagined_vec_env import ImaginedVecEnv as ImaginedVecEnv
+    from ode_rl.envs.imagined_vector import ImaginedVectorEnv as ImaginedVectorEnv
     from ode_rl.envs.intervals import Intervals as Intervals
+    from ode_rl.envs.learned_world import LearnedWorld as LearnedWorld
+    from ode_rl.envs.masked_observation import MaskedObservation as MaskedObservation
+    from ode_rl.envs.masked_observation import partly_observed as partly_observed
     from ode_rl.envs.nominal_mujoco import NominalMuJoCo as NominalMuJoCo
     from ode_rl.envs.observation_delay import ObservationDelay as ObservationDelay
     from ode_rl.envs.observation_dropout import ObservationDropout as ObservationDropout
+    from ode_rl.envs.registration import register_world as register_world
     from ode_rl.envs.repeatable import Repeatable as Repeatable
     from ode_rl.envs.seconds_limit import SecondsLimit as SecondsLimit
     from ode_rl.envs.sensor_noise import SensorNoise as SensorNoise
@@ -33,7 +40,12 @@ _HOME = {
     "ActuatorFault": "ode_rl.envs.actuator_fault",
     "ChangedPhysics": "ode_rl.envs.changed_physics",
     "ControlInterval": "ode_rl.envs.control_interval",
+    "ImaginedEnv": "ode_rl.envs.imagined",
+    "ImaginedVecEnv": "ode_rl.envs.imagined_vec_env",
+    "ImaginedVectorEnv": "ode_rl.envs.imagined_vector",
     "Intervals": "ode_rl.envs.intervals",
+    "MaskedObservation": "ode_rl.envs.masked_observation",
+    "LearnedWorld": "ode_rl.envs.learned_world",
     "NominalMuJoCo": "ode_rl.envs.nominal_mujoco",
     "ObservationDelay": "ode_rl.envs.observation_delay",
     "ObservationDropout": "ode_rl.envs.observation_dropout",
@@ -45,6 +57,8 @@ _HOME = {
     "TimedAction": "ode_rl.envs.timed_action",
     "TrueDynamics": "ode_rl.envs.true_dynamics",
     "make_task": "ode_rl.envs.task",
+    "partly_observed": "ode_rl.envs.masked_observation",
+    "register_world": "ode_rl.envs.registration",
 }
 
 

@@ -68,7 +68,9 @@ class AnyDuration:
 
     def advance(self, env: Env, action: Any, ticks: float) -> Advanced:
         with _set_for_now(self._base, "interval", ticks):
-            return Advanced(*env.step(action), ticks=ticks)
+            obs, reward, terminated, truncated, info = env.step(action)
+        # A task that ends at a time of its own may have cut the interval there.
+        return Advanced(obs, reward, terminated, truncated, info, float(info.get("dt", ticks)))
 
 
 class Repeats:
@@ -111,7 +113,7 @@ def stepper_for(env: Env, native: float | None = None, physics_dt: float | None 
         return Repeats(base, native_dt(env, native), _settable(base, native_dt(env, native), physics_dt))
     if _counts_frames(base):
         return PhysicsSubsteps(base)
-    if hasattr(base, "interval") and hasattr(base, "simulate"):
+    if hasattr(base, "interval") and (hasattr(base, "simulate") or hasattr(base, "set_interval")):
         return AnyDuration(base, native_dt(env, native))
     return Repeats(base, native_dt(env, native))
 

@@ -72,8 +72,11 @@ def steps_computed_again(
 ) -> Carry:
     """``step(step(... (start,)))``, n times, with gradients for `start` and the `tensors` that `step` uses.
 
-    Between the passes it holds `start`, on the way back what every step began with, but the intermediate
-    results of a single one. Tensors may be computed from one another.
+    Between the passes it holds `start` alone. On the way back it halves the steps again and again, and holds
+    what ``1 + log2 n`` of them began with and the intermediate results of a single one; each step is taken
+    ``1 + log2(n) / 2`` times more. Tensors may be computed from one another.
+    Source: Griewank, Achieving logarithmic growth of temporal and spatial complexity in reverse automatic
+    differentiation, 1992, doi 10.1080/10556789208805505.
     """
     wanted = list({id(t): t for t in tensors if t.requires_grad}.values())
     end: Carry = _Again.apply(step, n, start, *wanted)
@@ -93,22 +96,35 @@ class _Again(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        tensors, path = ctx.tensors, [ctx.saved_tensors]
+        totals = [torch.zeros_like(t) for t in ctx.tensors]
+        by_start = _Again.back(ctx, ctx.n, ctx.saved_tensors, gradients, totals)
+        return None, None, *by_start, *_direct(ctx.tensors, totals)
+
+    @staticmethod
+    def back(ctx: Any, n: int, start: Carry, gradients: Carry, totals: list[Tensor]) -> Carry:
+        """From the gradients at the end of n steps to those at their `start`; `totals` are added to."""
+        if n == 1:
+            return _Again.back_one(ctx, start, gradients, totals)
+        first = n // 2
+        middle = start
         with torch.no_grad():
-            for _ in range(ctx.n - 1):
-                path.append(ctx.step(path[-1]))
-        totals = [torch.zeros_like(t) for t in tensors]
-        while path:
-            with torch.enable_grad():
-                carry = tuple(c.detach().requires_grad_() for c in path.pop())
-                found = torch.autograd.grad(
-                    ctx.step(carry), (*carry, *tensors), gradients, allow_unused=True, retain_graph=True
-                )
-            like = (*carry, *tensors)
-            whole = [torch.zeros_like(x) if g is None else g for x, g in zip(like, found, strict=True)]
-            gradients = tuple(whole[: len(carry)])
-            totals = [total + g for total, g in zip(totals, whole[len(carry) :], strict=True)]
-        return None, None, *gradients, *_direct(tensors, totals)
+            for _ in range(first):
+                middle = ctx.step(middle)
+        gradients = _Again.back(ctx, n - first, middle, gradients, totals)
+        return _Again.back(ctx, first, start, gradients, totals)
+
+    @staticmethod
+    def back_one(ctx: Any, start: Carry, gradients: Carry, totals: list[Tensor]) -> Carry:
+        with torch.enable_grad():
+            carry = tuple(c.detach().requires_grad_() for c in start)
+            like = (*carry, *ctx.tensors)
+            found = torch.autograd.grad(
+                ctx.step(carry), like, gradients, allow_unused=True, retain_graph=True
+            )
+        whole = [torch.zeros_like(x) if g is None else g for x, g in zip(like, found, strict=True)]
+        for i, g in enumerate(whole[len(carry) :]):
+            totals[i] = totals[i] + g
+        return tuple(whole[: len(carry)])
 
 
 def _direct(tensors: Sequence[Tensor], total: list[Tensor]) -> list[Tensor]:

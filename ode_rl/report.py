@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ode_rl import report_plots
+from ode_rl.envs.stage import CannotRender
 from ode_rl.envs.task_timing import Timing
 from ode_rl.errors import UsageError
 from ode_rl.evaluate import load_agent
@@ -36,7 +37,6 @@ from ode_rl.open_loop import OpenLoop, one_interval, open_loop
 from ode_rl.run import RunFolder
 from ode_rl.state import STATE_SPECS
 from ode_rl.types import Agent, Trajectory
-from ode_rl.video import CannotRender
 from ode_rl.world_model import WorldModel
 
 SCHEMA = 1

@@ -16,6 +16,7 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 
+from ode_rl.envs.stage import CannotRender
 from ode_rl.envs.task import make_task
 from ode_rl.envs.task_timing import Timing
 from ode_rl.evaluate import EVALUATION_SEED, Watcher, asks_interval, told_interval
@@ -25,10 +26,6 @@ Env = gymnasium.Env[Any, Any]
 Frame = npt.NDArray[np.uint8]
 
 logger = logging.getLogger(__name__)
-
-
-class CannotRender(Exception):
-    """The task or the machine makes no pictures; the message says why in one line."""
 
 
 def record_video(
@@ -111,8 +108,11 @@ def _episode(agent: Agent, env: Env, seed: int) -> Iterator[Frame]:
 
 
 def _frame(env: Env) -> Frame:
-    """Render with even width and height, which yuv420p needs."""
-    frame: Frame = np.asarray(env.render(), np.uint8)
+    return _even(np.asarray(env.render(), np.uint8))
+
+
+def _even(frame: Frame) -> Frame:
+    """The picture with even width and height, which yuv420p needs."""
     height, width = frame.shape[0] // 2 * 2, frame.shape[1] // 2 * 2
     return np.ascontiguousarray(frame[:height, :width])
 

@@ -33,6 +33,34 @@ def moved(g: PlanGrid, seconds: float) -> Warm:
     return g.shifted(warm(g.knots.n), seconds)
 
 
+# --- behind the horizon ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "n_knots", "growth"), [("held", None, 1.0), ("linear", 3, 1.5)])
+def test_behind_its_horizon_a_plan_coasts_with_the_middle_action(
+    kind: str, n_knots: int | None, growth: float
+) -> None:
+    g, plain = PlanGrid.of(DT, 0.4, kind, n_knots, growth, coast=0.2), grid(0.4, kind, n_knots, growth)
+    given = plans(g.knots.n)
+    assert g.intervals(0.03) == pytest.approx([*plain.intervals(0.03), *[DT] * 4])
+    actions = g.spread_out(g.intervals(0.03), given)(given)
+    assert torch.equal(actions[..., :-4, :], plain.spread_out(plain.intervals(0.03), given)(given))
+    assert not actions[..., -4:, :].any()
+
+
+def test_what_is_searched_does_not_grow_with_the_coast() -> None:
+    g = PlanGrid.of(DT, 0.4, "held", None, 1.0, coast=1.0)
+    assert (g.horizon, g.knots) == (grid(0.4).horizon, grid(0.4).knots)
+    for mine, theirs in zip(moved(g, DT), moved(grid(0.4), DT), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("coast", [-0.1, float("nan"), float("inf")])
+def test_a_coast_that_is_no_time_is_refused(coast: float) -> None:
+    with pytest.raises(UsageError, match="coast=1.0"):
+        PlanGrid.of(DT, 0.4, "held", None, 1.0, coast)
+
+
 # --- one knot for each interval ----------------------------------------------------------------------------
 
 

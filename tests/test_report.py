@@ -17,10 +17,10 @@ import pytest
 from ode_rl.agents import MPC
 from ode_rl.agents.registry import AGENTS
 from ode_rl.cli import main
+from ode_rl.envs.stage import CannotRender, Stage
 from ode_rl.envs.task import make_task
 from ode_rl.errors import UsageError
 from ode_rl.held_out import HeldOutTask
-from ode_rl.imagined_video import Stage
 from ode_rl.model_quality import (
     calibration_quality,
     interval_quality,
@@ -33,7 +33,6 @@ from ode_rl.report import AGENT, RANDOM, write_report
 from ode_rl.run import RunFolder
 from ode_rl.state import STATE_SPECS
 from ode_rl.types import Trajectory
-from ode_rl.video import CannotRender
 from tests.fakes import FakeLearner
 from tests.known_worlds import known_world
 
