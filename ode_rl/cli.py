@@ -318,7 +318,8 @@ def evaluate_command(**options: Any) -> Action:
 @_known
 @_device
 def report_command(**options: Any) -> Action:
-    """Measure the world model of the run in RUN_DIR on fresh episodes, into RUN_DIR/report."""
+    """Measure the world model of the run in RUN_DIR on fresh episodes, into RUN_DIR/report; write all that is
+    known of the run into one page, RUN_DIR/report.html."""
     return lambda: _report(**options)
 
 
@@ -496,14 +497,22 @@ def _report(
     from ode_rl.run import RunFolder
 
     run = RunFolder.open(run_dir)
-    from ode_rl.report import REPORT_SEED, write_report
+    from ode_rl.report import REPORT_SEED, NoWorldModel, write_report
+    from ode_rl.report_html import write_html
     from ode_rl.user_code import load_known
 
     print(f"measuring the world model of {run.path} on {2 * episodes} fresh episodes")
     seed = REPORT_SEED if seed is None else seed
-    folder = write_report(run, episodes, seed, device, video, load_known(known))
-    for path in sorted(folder.iterdir()):
-        print(path)
+    try:
+        folder = write_report(run, episodes, seed, device, video, load_known(known))
+    except NoWorldModel as error:
+        if not run.evaluation.is_file():
+            raise
+        print(f"it has none: {error.got}")
+    else:
+        for path in sorted(folder.iterdir()):
+            print(path)
+    print(write_html(run))
     return 0
 
 

@@ -29,7 +29,21 @@ from ode_rl.statistics import (
 SCHEMA = 1
 PROFILE_POINTS = 101
 # What may differ between runs of one group.
-IGNORED = {"seed", "device", "steps", "preset", "video", "progress", "eval_episodes", "env_id", "agent"}
+IGNORED = {
+    *(
+        "seed",
+        "device",
+        "steps",
+        "preset",
+        "video",
+        "progress",
+        "eval_episodes",
+        "eval_freq",
+        "env_id",
+        "agent",
+    ),
+    "asked",  # all of it as it was typed, which the rest of the configuration resolves
+}
 
 Floats = npt.NDArray[np.float64]
 

@@ -50,6 +50,10 @@ AGENT, RANDOM = "agent with its exploration", "random actions"
 logger = logging.getLogger(__name__)
 
 
+class NoWorldModel(UsageError):
+    """A run whose agent has none to measure."""
+
+
 @dataclass(frozen=True)
 class _Data:
     """Episode i of each kind began with seed ``seeds[i]`` of its list."""
@@ -80,8 +84,9 @@ def write_report(
     `seed` on, then replayed at other intervals. `known` are the functions that the run was trained with.
 
     Raises:
-        UsageError: for a folder that is no run or cannot be written, a run without a fitted world model, or
-            fewer than two episodes.
+        NoWorldModel: for a run of an agent without a world model.
+        UsageError: for a folder that is no run or cannot be written, a model that was never fitted, or fewer
+            than two episodes.
     """
     if episodes < 2:
         got = f"{episodes}; bands are set on one half and judged on the other"
@@ -242,7 +247,7 @@ def _model_of(agent: Agent, folder: Path) -> WorldModel:
     model = getattr(agent, "model", None)
     if not isinstance(model, WorldModel):
         got = f"a run of {type(agent).__name__}, which has none"
-        raise UsageError("a run with a world model", got, "Choose a run of --agent mpc.")
+        raise NoWorldModel("a run with a world model", got, "Choose a run of --agent mpc.")
     if not int(model.n_fits):
         remedy = "Train for longer: the first fit comes after the warm-up."
         raise UsageError("a fitted world model", f"{folder}, whose model never was", remedy)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ode_rl.agents.registry import AGENTS
 from ode_rl.cli import main
 from ode_rl.compare import Run, compare, curve, find_runs, read_runs, solved
 from ode_rl.errors import UsageError
@@ -124,6 +125,18 @@ def test_runs_that_differ_in_their_seed_alone_are_one_group(tmp_path: Path) -> N
         "mpc structure=dt-mlp": 2,
         "sac": 1,
     }
+
+
+def test_runs_of_the_command_line_with_two_seeds_are_one_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(AGENTS, "mpc", "tests.fakes:FakeLearner")
+    monkeypatch.chdir(tmp_path)
+    task, quiet = "tests.own_tasks:own/SpringCart-v0", ["--no-video", "--no-progress", "--eval-episodes", "1"]
+    for seed in ("0", "1"):
+        assert main(["train", task, "--steps", "110", "--seed", seed, *quiet]) == 0
+    groups = compare(read_runs(find_runs(["runs"]))[0])[1]
+    assert {name: [run.seed for run in own] for name, own in groups[task].items()} == {"mpc": [0, 1]}
 
 
 def test_settings_that_belong_to_the_task_do_not_split_groups(tmp_path: Path) -> None:
