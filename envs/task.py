@@ -53,8 +53,10 @@ def make_task(
     """Make the environment of a Gymnasium id, or of ``module:id`` for one that `module` registers.
 
     `timing` is its control interval in seconds (for an environment that does not say how long a step is,
-from ode_rl.envs.flat_goal import FlatGoal
-from ode_rl.envs.task_timing import Disturb, TaskTiming, Timing, with_timing
+    just that), or a `TaskTiming` with delays and lost observations, composed as `with_timing` says. The
+    module is found as Python finds it when started in the current folder. `disturb` puts the task into other
+    conditions. Other arguments go to the environment. A goal beside the observation becomes a part of it
+    (`FlatGoal`); tasks of gymnasium-robotics are found where it is installed.
 
     Raises:
         UsageError: if there is no such environment, if its spaces are not continuous vectors, if the length
