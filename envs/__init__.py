@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ode_rl.envs.actuator_fault import ActuatorFault as ActuatorFault
     from ode_rl.envs.changed_physics import ChangedPhysics as ChangedPhysics
     from ode_rl.envs.control_interval import ControlInterval as ControlInterval
+    from ode_rl.envs.flat_goal import FlatGoal as FlatGoal
     from ode_rl.envs.imagined import ImaginedEnv as ImaginedEnv
     from ode_rl.envs.imagined_vec_env import ImaginedVecEnv as ImaginedVecEnv
     from ode_rl.envs.imagined_vector import ImaginedVectorEnv as ImaginedVectorEnv
@@ -40,6 +41,7 @@ _HOME = {
     "ActuatorFault": "ode_rl.envs.actuator_fault",
     "ChangedPhysics": "ode_rl.envs.changed_physics",
     "ControlInterval": "ode_rl.envs.control_interval",
+    "FlatGoal": "ode_rl.envs.flat_goal",
     "ImaginedEnv": "ode_rl.envs.imagined",
     "ImaginedVecEnv": "ode_rl.envs.imagined_vec_env",
     "ImaginedVectorEnv": "ode_rl.envs.imagined_vector",

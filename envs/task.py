@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +15,15 @@ import gymnasium
 import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 
+from ode_rl.envs.flat_goal import FlatGoal
 from ode_rl.envs.task_timing import Disturb, TaskTiming, Timing, with_timing
 from ode_rl.errors import UsageError
 from ode_rl.spaces import check_spaces
 from ode_rl.timing import native_dt
 
 Env = gymnasium.Env[Any, Any]
+ROBOTICS = "gymnasium_robotics"
+ROBOTICS_IDS = ("Fetch", "PointMaze", "AntMaze", "AdroitHand", "Hand", "FrankaKitchen")
 
 
 class TimeStamp(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -51,7 +55,8 @@ def make_task(
     `timing` is its control interval in seconds (for an environment that does not say how long a step is,
     just that), or a `TaskTiming` with delays and lost observations, composed as `with_timing` says. The
     module is found as Python finds it when started in the current folder. `disturb` puts the task into other
-    conditions. Other arguments go to the environment.
+    conditions. Other arguments go to the environment. A goal beside the observation becomes a part of it
+    (`FlatGoal`); tasks of gymnasium-robotics are found where it is installed.
 
     Raises:
         UsageError: if there is no such environment, if its spaces are not continuous vectors, if the length
@@ -92,13 +97,23 @@ def _make(env_id: str, kwargs: dict[str, Any]) -> Env:
     with current_folder_importable():
         _import_module_of(env_id)
         name = bare_id(env_id)
+        if name not in gymnasium.registry and name.startswith(ROBOTICS_IDS):
+            _import_robotics(env_id)
         if name not in gymnasium.registry:
             raise UsageError("the id of a registered environment", repr(env_id), _nearest(env_id))
         try:
-            return gymnasium.make(name, **kwargs)
+            env = gymnasium.make(name, **kwargs)
         except (gymnasium.error.Error, ImportError) as error:
             remedy = "Install what it needs, or choose another task."
             raise UsageError("an environment that can be made", f"{env_id} ({error})", remedy) from error
+    return FlatGoal(env) if FlatGoal.suits(env.observation_space) else env
+
+
+def _import_robotics(env_id: str) -> None:
+    if importlib.util.find_spec(ROBOTICS) is None:
+        remedy = "Run pip install 'ode-rl[robotics]' in an environment of its own: it needs an older MuJoCo."
+        raise UsageError(f"{ROBOTICS} for the task {env_id}", "no such package", remedy)
+    gymnasium.register_envs(importlib.import_module(ROBOTICS))
 
 
 def _import_module_of(env_id: str) -> None:

@@ -37,6 +37,8 @@ def check_spaces(observation: spaces.Space[Any], action: spaces.Space[Any]) -> t
             if flat
             else "Choose a task with Box observations."
         )
+        if isinstance(observation, spaces.Dict) and "desired_goal" in observation.spaces:
+            remedy = "Make it with ode_rl.envs.make_task(ID), or wrap it in ode_rl.envs.FlatGoal."
         image = isinstance(observation, spaces.Box) and len(observation.shape) == 3
         if image:
             remedy = "Images need a feature extractor first; this package learns from state vectors."

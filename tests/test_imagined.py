@@ -509,14 +509,15 @@ def test_a_world_is_what_the_agents_own_model_imagines(run: Path) -> None:
 
 
 def test_a_registered_world_is_a_task_like_any_other(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.registry))
     monkeypatch.chdir(run.parent)
     register_world(run.name, "me/Swing-v0", max_disagreement=None)
+    monkeypatch.setitem(gymnasium.registry, "me/Swing-v0", gymnasium.registry.pop("me/Swing-v0"))
     monkeypatch.chdir("/")
     env = gymnasium.make("me/Swing-v0")
     assert env.spec is not None
     assert env.spec.id == "me/Swing-v0"
     assert env.reset(seed=0)[0].shape == (3,)
+    assert make_task("me/Swing-v0").metadata["dt"] == 0.05
     for bad in ("MyRobot-v0", "me/MyRobot", "me/My Robot-v0"):
         with pytest.raises(UsageError, match="namespace/Name-v0"):
             register_world(run, bad)
