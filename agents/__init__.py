@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ode_rl.agents.ode_extractor import ODEExtractor as ODEExtractor
     from ode_rl.agents.recurrent_policy import CfCPolicy as CfCPolicy
     from ode_rl.agents.recurrent_policy import GRUODEPolicy as GRUODEPolicy
+    from ode_rl.agents.ode_policy import ODEPolicy as ODEPolicy
     from ode_rl.agents.timed_ppo import TimedPPO as TimedPPO
     from ode_rl.agents.timed_replay import TimedDictReplayBuffer as TimedDictReplayBuffer
     from ode_rl.agents.timed_replay import TimedReplayBuffer as TimedReplayBuffer
@@ -24,6 +25,7 @@ _HOME = {
     "GRUODEPolicy": "ode_rl.agents.recurrent_policy",
     "MPC": "ode_rl.agents.mpc",
     "ODEExtractor": "ode_rl.agents.ode_extractor",
+    "ODEPolicy": "ode_rl.agents.ode_policy",
     "TimedDictReplayBuffer": "ode_rl.agents.timed_replay",
     "TimedPPO": "ode_rl.agents.timed_ppo",
     "TimedReplayBuffer": "ode_rl.agents.timed_replay",

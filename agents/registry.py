@@ -4,6 +4,7 @@ from __future__ import annotations
 
 AGENTS: dict[str, str] = {
     "mpc": "ode_rl.agents.mpc:MPC",
+    "ode-policy": "ode_rl.agents.ode_policy:ODEPolicy",
     "sac": "ode_rl.agents.model_free:SAC",
     "td3": "ode_rl.agents.model_free:TD3",
     "ppo": "ode_rl.agents.model_free:PPO",
@@ -15,4 +16,5 @@ AGENTS: dict[str, str] = {
 CHOICES = ("model", "termination", "planner", "precision", "known")
 TAKES: dict[str, tuple[str, ...]] = {
     "mpc": CHOICES,
+    "ode-policy": ("model", "termination", "known"),
 }

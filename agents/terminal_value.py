@@ -96,7 +96,7 @@ class TerminalValue(nn.Module):
         device = self.out.device
         obs, after = torch.from_numpy(data.obs).to(device), torch.from_numpy(data.next_obs).to(device)
         scale = Scale.of(obs)
-        self._take_input_scale(scale)
+        self.take_input_scale(scale)
         optimiser = torch.optim.AdamW(self.net.parameters(), self.config.learning_rate, weight_decay=1e-4)
         last = 0.0
         for _ in range(self.config.refreshes):
@@ -107,23 +107,22 @@ class TerminalValue(nn.Module):
             reward = data.reward.astype(np.float64)
             returns = lambda_returns(reward, discount, mix, known, data.terminated, following)
             target = torch.from_numpy(returns).float()
-            self._rescale(float(target.mean()), float(target.std(correction=0)))
+            self.rescale(float(target.mean()), float(target.std(correction=0)))
             last = self._regress(optimiser, obs, target.to(device), rng)
             self.n_fits += 1
         return last
 
     @torch.no_grad()
-    def _take_input_scale(self, scale: Scale) -> None:
-        # What was learned stays: the function is the same under the new scale.
+    def take_input_scale(self, scale: Scale) -> None:
+        """Normalise states by `scale`; what was learned stays."""
         if int(self.n_fits):
-            w, b = self.net.weights[0], self.net.biases[0]
-            b += (((scale.mean - self.z_mean) / self.z_spread) @ w).unsqueeze(1)
-            w *= (scale.spread / self.z_spread).unsqueeze(-1)
+            self.net.take_input_scale(Scale(self.z_mean, self.z_spread), scale)
         self.z_mean.copy_(scale.mean)
         self.z_spread.copy_(scale.spread)
 
     @torch.no_grad()
-    def _rescale(self, mean: float, spread: float) -> None:
+    def rescale(self, mean: float, spread: float) -> None:
+        """Let the networks' output be in units of these returns; what was learned stays."""
         spread = max(spread, SMALLEST_SPREAD)
         ratio = float(self.out[1]) / spread
         self.net.weights[-1].mul_(ratio)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ode_rl.normalize import Scale
+
 
 class EnsembleMLP(nn.Module):
     """E perceptrons of equal shape with SiLU between the layers: ``x [E, N, in] -> [E, N, out]``.
@@ -51,3 +53,14 @@ class EnsembleMLP(nn.Module):
         for w, b in zip(list(self.weights)[1:], list(self.biases)[1:], strict=True):
             x = torch.baddbmm(b, F.silu(x), w)
         return x
+
+    @torch.no_grad()
+    def take_input_scale(self, old: Scale, new: Scale) -> None:
+        """Change the first layer so that inputs normalised by `new` give what those by `old` gave.
+
+        The scales are those of the first inputs ``[D]``; others stay as they are.
+        """
+        n = len(new.mean)
+        w, b = self.weights[0], self.biases[0]
+        b += (((new.mean - old.mean) / old.spread) @ w[:, :n]).unsqueeze(1)
+        w[:, :n] *= (new.spread / old.spread).unsqueeze(-1)

@@ -76,9 +76,7 @@ class MLPField(nn.Module):
         The scales of a growing data set move with every fit: what was learned stays.
         """
         if keep_function:
-            w, b = self.net.weights[0], self.net.biases[0]
-            b += (((z.mean - self.z_mean) / self.z_spread) @ w[:, : self.n_state]).unsqueeze(1)
-            w[:, : self.n_state] *= (z.spread / self.z_spread).unsqueeze(-1)
+            self.net.take_input_scale(Scale(self.z_mean, self.z_spread), z)
             spread = torch.where(out.spread > 0, out.spread, torch.ones_like(out.spread))
             self.net.weights[-1].mul_(self.out_spread / spread)
             self.net.biases[-1].mul_(self.out_spread / spread).add_((self.out_mean - out.mean) / spread)

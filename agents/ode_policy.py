@@ -1,0 +1,371 @@
+"""A policy that a neural-ODE world model teaches, and that acts without planning."""
+
+from __future__ import annotations
+
+import logging
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from ode_rl.agents.actor_critic import ActorCritic, PolicyConfig
+from ode_rl.agents.learner import Learner, box_arrays, box_of, next_seconds
+from ode_rl.agents.model_gradient import Discount
+from ode_rl.agents.noise import coloured_noise
+from ode_rl.agents.presets import RUN_SETTINGS, load_preset
+from ode_rl.buffer import ReplayBuffer
+from ode_rl.checkpoint import Checkpoint
+from ode_rl.errors import Stopped, UsageError
+from ode_rl.fit import FitConfig, fit
+from ode_rl.known import NOTHING_KNOWN, Known, scaled
+from ode_rl.names import PLAIN_MODELS
+from ode_rl.returns import discount_rate
+from ode_rl.settings import build, merged, plain
+from ode_rl.state import state_spec
+from ode_rl.types import FloatArray
+from ode_rl.world_model import WorldModel, WorldModelConfig
+
+# Seconds after which the coloured noise of the exploration is drawn anew.
+NOISE_STRETCH = 2.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ODEPolicyConfig:
+    """Settings of the agent and, below them, of its parts."""
+
+    gamma: float = 0.99
+    """Discount per native step."""
+    warmup_steps: int = 200
+    """Steps of random actions before the first round of learning."""
+    warmup_exponent: float = 1.0
+    """Colour of the random actions of the warm-up: 0 white, 2 brown."""
+    explore_std: float = 0.2
+    """Standard deviation of the noise on scaled actions while learning."""
+    explore_exponent: float = 1.0
+    """Colour of this noise."""
+    round_every: int = 100
+    """Steps between two rounds (a fit of the world model, then learning in it), at least."""
+    round_growth: float = 0.05
+    """Rounds are also at least this share of all steps apart: each costs the same, and news get rarer."""
+    buffer_size: int = 100_000
+    """Transitions kept."""
+    model: WorldModelConfig = field(default_factory=WorldModelConfig)
+    """The world model."""
+    fit: FitConfig = field(default_factory=FitConfig)
+    """How the world model is fitted."""
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    """The policy and how it learns."""
+
+    def __post_init__(self) -> None:
+        discount_rate(self.gamma, native_dt=1.0)  # refuses what is no discount
+
+
+class Progress(NamedTuple):
+    """Where `learn` is between two steps, row by row of the environments.
+
+    Observations ``obs [n, O]``, `starts` of episodes ``[n]``, the actor's ``memory [n, M]``, and what is left
+    of the exploration noise ``[T, n, A]``.
+    """
+
+    obs: npt.NDArray[Any]
+    starts: npt.NDArray[np.bool_]
+    memory: Tensor | None = None
+    noise: Tensor | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The part that a checkpoint keeps; observations come from the environments."""
+        found = {"starts": torch.from_numpy(np.asarray(self.starts))}
+        rest = {"memory": self.memory, "noise": self.noise}
+        return found | {name: tensor for name, tensor in rest.items() if tensor is not None}
+
+    @classmethod
+    def of(cls, kept: dict[str, Tensor], device: torch.device) -> Progress:
+        """What `tensors` gave; without observations."""
+        memory, starts = kept.get("memory"), kept["starts"].numpy()
+        return cls(
+            np.zeros((len(starts), 0)),
+            starts,
+            None if memory is None else memory.to(device),
+            kept.get("noise"),
+        )
+
+
+class ODEPolicy(Learner):
+    """Learns a world model from interaction, and a policy from the gradient of the model.
+
+    ``ODEPolicy("Pendulum-v1", seed=0).learn(1000)`` works as in Stable-Baselines3; arguments are those of
+    `MPC`, and `settings` override the preset: ``ODEPolicy(env, policy={"horizon": 2.0})``. `predict` is one
+    pass through a network. With ``policy={"actor": "ode"}`` the policy has a hidden state: give `predict` the
+    state that the call before returned.
+
+    Raises:
+        UsageError: for spaces it cannot act in, an unknown preset or setting, an unknown step time, a horizon
+            shorter than one control interval.
+    """
+
+    name = "ode-policy"
+
+    def __init__(
+        self,
+        env: Any,
+        preset: str | None = "auto",
+        seed: int | None = None,
+        device: str = "auto",
+        dt: float | None = None,
+        verbose: int = 0,
+        known: Known = NOTHING_KNOWN,
+        **settings: Any,
+    ) -> None:
+        super().__init__(env, seed, device, dt, verbose)
+        self.known = known
+        self.preset, tuned = load_preset(self.name, self.env_id, preset)
+        tuned = {k: v for k, v in tuned.items() if k not in RUN_SETTINGS}
+        self._build(build(ODEPolicyConfig, merged(tuned, settings)))
+
+    def _build(self, settings: ODEPolicyConfig) -> None:
+        self.settings = settings
+        n_obs, n_action = self.observation_space.shape[0], self.action_space.shape[0]
+        weights = torch.Generator().manual_seed(self.seed)
+        spec = None if settings.model.structure in PLAIN_MODELS else state_spec(self.env_id, n_obs)
+        low, high = torch.tensor(self.action_space.low), torch.tensor(self.action_space.high)
+        known = scaled(self.known, low, high)
+        model = WorldModel(n_obs, n_action, self.dt, settings.model, weights, spec, known)
+        self.model = model.to(self.device)
+        discount = Discount(discount_rate(settings.gamma, self.dt), self.dt)
+        policy = ActorCritic(n_obs, n_action, self.interval, discount, settings.policy, weights)
+        self.policy = policy.to(self.device)
+        self.buffer = ReplayBuffer(settings.buffer_size, n_obs, n_action)
+        self.rounds, self._round_at, self.skipped = 0, 0, 0
+        self._progress = Progress(np.zeros((0, n_obs)), np.zeros(0, bool))
+        self._warned = False
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """All resolved settings, as JSON values."""
+        return {
+            "agent": self.name,
+            "env_id": self.env_id,
+            "dt": self.dt,
+            "interval": self.interval,
+            "seed": self.seed,
+            "device": str(self.device),
+            "preset": self.preset,
+            "known": self.known.names,
+            "settings": plain(self.settings),
+        }
+
+    # -- acting ---------------------------------------------------------------------------------------
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+        dt: Any = None,
+    ) -> tuple[npt.NDArray[Any], Any]:
+        """The policy's action for each observation, and the state for the next call.
+
+        ``observation [O]`` or ``[B, O]``; `state` is what the call before returned, forgotten in rows where
+        `episode_start` is true. `dt` is how many seconds the action will be held, one number or one per robot
+        (None: the control interval of the task). With `deterministic` false the exploration noise of training
+        is added, white and from torch's global generator.
+        """
+        obs = np.asarray(observation, np.float32)
+        rows = self._check_observation(obs)
+        memory = self._memory(len(rows), state, episode_start)
+        with torch.inference_mode():
+            scaled, after = self._act(rows, memory, dt)
+            if not deterministic and self.settings.explore_std:
+                noise = torch.randn(scaled.shape, device=scaled.device)
+                scaled = (scaled + self.settings.explore_std * noise).clamp(-1, 1)
+        action = self._to_env(scaled.cpu().numpy())
+        return (action[0] if obs.ndim == 1 else action), after
+
+    def _act(self, rows: FloatArray, memory: Tensor, dt: Any) -> tuple[Tensor, Tensor]:
+        z = torch.from_numpy(rows).to(self.device)
+        action, after = self.policy.actor(z, self._seconds(dt, len(rows)), memory)
+        return action, after
+
+    def _seconds(self, dt: Any, n: int) -> Tensor:
+        seconds = np.asarray(self.interval if dt is None else dt, np.float32).reshape(-1)
+        if len(seconds) not in (1, n) or not (np.isfinite(seconds) & (seconds > 0)).all():
+            raise UsageError(f"dt > 0 in seconds, one number or {n}", dt, "Write predict(obs, dt=0.05).")
+        return torch.from_numpy(seconds).to(self.device).expand(n)
+
+    def _memory(self, n: int, state: Any, episode_start: Any) -> Tensor:
+        width = self.policy.actor.n_memory
+        starts = None if episode_start is None else np.broadcast_to(np.asarray(episode_start, bool), (n,))
+        if not isinstance(state, Tensor) or state.shape != (n, width):
+            if width and not self._warned and (starts is None or not starts.all()):
+                self._warned = True
+                log.warning(
+                    "a policy with a hidden state was called without one: it begins anew. Write "
+                    "action, state = predict(obs, state, episode_start)."
+                )
+            return torch.zeros(n, width, device=self.device)
+        if starts is None or not width or not starts.any():
+            return state
+        return torch.where(torch.from_numpy(starts.copy()).to(state.device)[:, None], 0.0, state)
+
+    # -- learning -------------------------------------------------------------------------------------
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: Any = None,
+        progress_bar: bool = False,
+        reset_num_timesteps: bool = True,
+    ) -> ODEPolicy:
+        """Act, fit the world model, improve the policy in it, for `total_timesteps` environment steps.
+
+        With `reset_num_timesteps` false the count of steps goes on from where it was.
+        """
+        env, callbacks = self._begin(total_timesteps, callback, progress_bar)
+        if reset_num_timesteps:
+            self._round_at -= self.num_timesteps
+            self.num_timesteps = 0
+        target = self.num_timesteps + total_timesteps
+        callbacks.on_training_start({"total_timesteps": target, "self": self}, {})
+        callbacks.on_rollout_start()
+        going, varies = True, next_seconds(env) is not None
+        self._progress = self._first(env)
+        while going and (self.num_timesteps < target or self._round_is_due()):
+            self._safe_point()
+            if self._round_is_due() and not self._round():
+                self._safe_point()
+                break
+            if self.num_timesteps < target:
+                going = self._step(env, callbacks, varies)
+        callbacks.on_rollout_end()
+        callbacks.on_training_end()
+        return self
+
+    def _first(self, env: VecEnv) -> Progress:
+        """Where a loaded checkpoint left the environments, or new episodes."""
+        if (taken_up := self._take_up(env)) is not None:
+            obs, fresh = taken_up
+            for i in np.flatnonzero(fresh):
+                self.buffer.cut(int(i))
+            return self._progress._replace(obs=obs, starts=self._progress.starts | fresh)
+        for i in range(env.num_envs):
+            self.buffer.cut(i)
+        if self.num_timesteps == 0:
+            env.seed(self.seed)
+        return Progress(np.asarray(env.reset()), np.ones(env.num_envs, bool))
+
+    def _step(self, env: VecEnv, callbacks: BaseCallback, varies: bool) -> bool:
+        """Act once in every environment and store what came of it; False if a callback ends the training."""
+        obs, starts, memory, _ = self._progress
+        jitter, noise = self._noise(env.num_envs)
+        scaled = jitter
+        if self.rounds:
+            rows = self._check_observation(np.asarray(obs, np.float32))
+            with torch.inference_mode():
+                seconds = next_seconds(env) if varies else None
+                action, memory = self._act(rows, self._memory(len(rows), memory, starts), seconds)
+            scaled = action.cpu() + self.settings.explore_std * jitter
+        actions = self._to_env(scaled.clamp(-1, 1).numpy())
+        new_obs, rewards, dones, infos = env.step(actions)
+        for i, transition in enumerate(self._transitions(obs, actions, rewards, new_obs, dones, infos)):
+            self.buffer.add(transition, env=i)
+        self._progress = Progress(np.asarray(new_obs), dones, memory, noise)
+        self.num_timesteps += env.num_envs
+        callbacks.update_locals({"rewards": rewards, "dones": dones, "infos": infos, "new_obs": new_obs})
+        return callbacks.on_step()
+
+    def _noise(self, n: int) -> tuple[Tensor, Tensor]:
+        """The noise ``[n, A]`` of this step, and what is left of a stretch of it, which is drawn when due."""
+        left = self._progress.noise
+        if left is None or not len(left):
+            shape = (n, self.action_space.shape[0], max(2, round(NOISE_STRETCH / self.interval)))
+            generator = torch.Generator().manual_seed(int(self.rng.integers(2**62)))
+            colour = self.settings.explore_exponent if self.rounds else self.settings.warmup_exponent
+            left = coloured_noise(shape, colour, generator).permute(2, 0, 1).contiguous()
+        return left[0], left[1:]
+
+    def _round_is_due(self) -> bool:
+        since = len(self.buffer) - self.settings.warmup_steps
+        every = max(self.settings.round_every, round(self.settings.round_growth * self.num_timesteps))
+        return since >= 0 and (self.rounds == 0 or self.num_timesteps - self._round_at >= every)
+
+    def _round(self) -> bool:
+        """Fit to all that was collected, and improve. If somebody asks to stop: False, all as before."""
+        before = deepcopy((self.model.state_dict(), self.policy.state_dict(), self.rng.bit_generator.state))
+        try:
+            fitted = fit(
+                self.model, self.buffer, self.settings.fit, self.rng, self.device, stop=self.stop_asked
+            )
+            learned = self.policy.improve(self.model, self.buffer, self.rng, self.stop_asked)
+        except BaseException as error:
+            self.model.load_state_dict(before[0])
+            self.policy.load_state_dict(before[1])
+            self.rng.bit_generator.state = before[2]
+            if isinstance(error, Stopped):
+                return False
+            raise
+        self.skipped += learned.skipped
+        for part, report in (("model", fitted), ("policy", learned)):
+            for name, number in report.scalars().items():
+                self.logger.record(f"{part}/{name}", number)
+        self.rounds, self._round_at = self.rounds + 1, self.num_timesteps
+        self.logger.dump(self.num_timesteps)
+        return True
+
+    # -- files ----------------------------------------------------------------------------------------
+
+    def _parts(self) -> Checkpoint:
+        meta = {
+            "config": self.config,
+            "num_timesteps": self.num_timesteps,
+            "rounds": self.rounds,
+            "round_at": self._round_at,
+            "skipped": self.skipped,
+            "rng": self.rng.bit_generator.state,
+        }
+        arrays = {
+            "buffer": self.buffer.state(),
+            "observation_space": box_arrays(self.observation_space),
+            "action_space": box_arrays(self.action_space),
+        }
+        tensors = {
+            "model": self.model.state_dict(),
+            "policy": self.policy.state_dict(),
+            "progress": self._progress.tensors(),
+        }
+        return Checkpoint(self.name, tensors, arrays, meta, {})
+
+    @classmethod
+    def _from_parts(cls, parts: Checkpoint, device: str, known: Known) -> ODEPolicy:
+        config = parts.meta["config"]
+        if known.names != (was := list(config.get("known", []))):
+            raise UsageError(
+                f"the functions that the agent was trained with, {was or 'none'}",
+                known.names or "none",
+                f"Give known=Known({', '.join(f'{name}=...' for name in was)}).",
+            )
+        agent = cls.__new__(cls)
+        agent.known = known
+        agent.env, agent.env_id, agent.dt = None, str(config["env_id"]), float(config["dt"])
+        agent.interval = float(config["interval"])
+        agent.observation_space = box_of(parts.arrays["observation_space"])
+        agent.action_space = box_of(parts.arrays["action_space"])
+        agent._begin_anew(int(config["seed"]), device, verbose=0)
+        agent.preset = str(config["preset"])
+        agent._build(build(ODEPolicyConfig, config["settings"]))
+        agent.model.load_state_dict(parts.tensors["model"])
+        agent.policy.load_state_dict(parts.tensors["policy"])
+        agent.buffer.restore(parts.arrays["buffer"])
+        agent.num_timesteps, agent.rounds = int(parts.meta["num_timesteps"]), int(parts.meta["rounds"])
+        agent._round_at, agent.skipped = int(parts.meta["round_at"]), int(parts.meta["skipped"])
+        agent.rng.bit_generator.state = parts.meta["rng"]
+        agent._progress = Progress.of(parts.tensors["progress"], agent.device)
+        return agent

@@ -1,0 +1,330 @@
+"""The agent `ode-policy` as its users meet it: the shape of Stable-Baselines3, with time in seconds."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv
+from torch import Tensor
+
+from ode_rl.agents import ODEPolicy
+from ode_rl.cli import main
+from ode_rl.errors import UsageError
+from ode_rl.evaluate import evaluate_agent
+from ode_rl.known import Known
+from tests.own_tasks import SpringCart
+
+TINY: dict[str, Any] = {
+    "preset": None,
+    "device": "cpu",
+    "warmup_steps": 30,
+    "round_every": 20,
+    "model": {"n_members": 2, "hidden": [16], "head_hidden": [8]},
+    "fit": {"updates": 6, "warm_start_updates": 4, "batch_size": 8, "segment_length": 2},
+    "policy": {
+        "hidden": [8],
+        "n_memory": 4,
+        "horizon": 0.2,
+        "updates": 4,
+        "starts": 8,
+        "value_hidden": [8],
+        "value_batch": 8,
+    },
+}
+CART, BALANCE = "own/SpringCart-v0", "own/Balance-v0"
+
+
+def agent_of(
+    env: Any = CART, seed: int = 0, policy: dict[str, Any] | None = None, **settings: Any
+) -> ODEPolicy:
+    merged = {**TINY, **settings, "policy": {**TINY["policy"], **(policy or {})}}
+    return ODEPolicy(env, seed=seed, **merged)
+
+
+@pytest.fixture(scope="module", params=["mlp", "ode"])
+def cart(request: pytest.FixtureRequest) -> ODEPolicy:
+    """An agent that has learned a little; tests must leave it as it is."""
+    return agent_of(policy={"actor": request.param}).learn(60)
+
+
+@pytest.fixture(scope="module")
+def remembering() -> ODEPolicy:
+    """One with a hidden state that matters."""
+    agent = agent_of(policy={"actor": "ode"}).learn(40)
+    with torch.no_grad():
+        for i, p in enumerate(agent.policy.actor.parameters()):
+            p += 0.5 * torch.randn(p.shape, generator=torch.Generator().manual_seed(i))
+    return agent
+
+
+def observations(n: int, seed: int = 0) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(size=(n, 2)).astype(np.float32)
+
+
+# --- predict -----------------------------------------------------------------------------------------------
+
+
+def test_evaluate_policy_runs_the_agent(cart: ODEPolicy) -> None:
+    env = DummyVecEnv([lambda: Monitor(gymnasium.make(CART, max_episode_steps=8)) for _ in range(2)])
+    returns, lengths = evaluate_policy(cart, env, 3, return_episode_rewards=True)
+    assert lengths == [8, 8, 8]
+    assert np.isfinite(returns).all()
+
+
+def test_one_and_many_observations_are_acted_on_within_the_bounds(cart: ODEPolicy) -> None:
+    obs = observations(5)
+    many, state = cart.predict(obs)
+    one, _ = cart.predict(obs[3])
+    assert (many.shape, one.shape, many.dtype) == ((5, 1), (1,), np.float32)
+    np.testing.assert_allclose(many[3], one, rtol=1e-5)
+    assert all(cart.action_space.contains(action) for action in many)
+    assert state.shape == (5, cart.policy.actor.n_memory)
+
+
+def test_a_decision_is_one_pass_through_the_actor_and_asks_no_model(
+    cart: ODEPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a policy does not plan")
+
+    passes: list[int] = []
+    hook = cart.policy.actor.net.register_forward_hook(lambda *_: passes.append(1))
+    for part in (cart.model, cart.policy.value):
+        for name in ("forward", "step", "roll", "rollout", "mean"):
+            if hasattr(part, name):
+                monkeypatch.setattr(part, name, refuse)
+    with torch.enable_grad():
+        cart.predict(observations(1)[0])
+    hook.remove()
+    assert passes == [1]
+
+
+def test_the_hidden_state_goes_in_and_comes_out(remembering: ODEPolicy) -> None:
+    obs = observations(3)
+    _, state = remembering.predict(obs)
+    later, _ = remembering.predict(obs, state)
+    fresh, _ = remembering.predict(obs, None, np.ones(3, bool))
+    some, _ = remembering.predict(obs, state, np.array([False, True, False]))
+    assert (later != fresh).all()
+    np.testing.assert_array_equal(some[[0, 2]], later[[0, 2]])
+    np.testing.assert_array_equal(some[1], fresh[1])
+
+
+def test_the_hidden_state_flows_for_as_long_as_the_action_is_held(remembering: ODEPolicy) -> None:
+    obs = observations(2)
+    (_, short), (_, long) = (remembering.predict(obs, dt=dt) for dt in (0.02, [0.02, 0.3]))
+    torch.testing.assert_close(short[0], long[0], rtol=1e-2, atol=1e-3)
+    assert float((short[1] - long[1]).abs().max()) > 1e-2
+
+
+def test_a_hidden_state_that_is_missing_in_mid_episode_is_warned_of_once(
+    remembering: ODEPolicy, caplog: pytest.LogCaptureFixture
+) -> None:
+    remembering._warned = False
+    obs = observations(2)
+    with caplog.at_level(logging.WARNING):
+        remembering.predict(obs, None, np.ones(2, bool))  # both begin: all is well
+        assert not caplog.records
+        for _ in range(3):
+            remembering.predict(obs, None, np.array([True, False]))
+    assert len(caplog.records) == 1
+    assert "state = predict(obs, state, episode_start)" in caplog.text
+
+
+def test_noise_is_added_only_when_asked_for(cart: ODEPolicy) -> None:
+    obs = observations(4)
+    calm, again, noisy = (cart.predict(obs, deterministic=flag)[0] for flag in (True, True, False))
+    np.testing.assert_array_equal(calm, again)
+    assert (noisy != calm).all()
+    assert float(np.abs(noisy).max()) <= 3.0
+
+
+@pytest.mark.parametrize("dt", [0.0, [0.1, 0.1], float("nan")])
+def test_a_duration_that_is_none_is_refused(cart: ODEPolicy, dt: Any) -> None:
+    with pytest.raises(UsageError, match="one number or 3"):
+        cart.predict(observations(3), dt=dt)
+
+
+@pytest.mark.parametrize("obs", [np.zeros(3), np.array([0.0, np.nan])])
+def test_an_observation_of_another_task_is_refused(cart: ODEPolicy, obs: Any) -> None:
+    with pytest.raises(UsageError, match="observation"):
+        cart.predict(obs)
+
+
+# --- learning ----------------------------------------------------------------------------------------------
+
+
+def test_a_spring_cart_is_held_where_the_reward_is_by_a_policy_alone() -> None:
+    settings = {
+        "warmup_steps": 150,
+        "round_every": 75,
+        "model": {"n_members": 3, "hidden": [32, 32], "head_hidden": [32]},
+        "fit": {"updates": 150, "warm_start_updates": 100, "batch_size": 64},
+        "policy": {
+            "hidden": [32, 32],
+            "horizon": 1.0,
+            "updates": 80,
+            "starts": 48,
+            "learning_rate": 3e-3,
+            "value_batch": 128,
+            "value_learning_rate": 3e-3,
+            "ramp": 2,
+        },
+    }
+    agent = ODEPolicy(CART, preset=None, seed=0, device="cpu", **settings).learn(300)
+
+    class Expert:
+        """The force that holds the cart at its target, and feedback."""
+
+        def predict(self, obs: Any, *_: Any) -> Any:
+            error = SpringCart.target - obs[:, :1]
+            force = SpringCart.stiffness * SpringCart.target + 10 * error - 3 * obs[:, 1:]
+            return np.clip(force, -3, 3).astype(np.float32), None
+
+    class Passive:
+        def predict(self, obs: Any, *_: Any) -> Any:
+            return np.zeros((len(obs), 1), np.float32), None
+
+    found, best, worst = (evaluate_agent(a, CART, 5).mean_return for a in (agent, Expert(), Passive()))
+    assert (found - worst) / (best - worst) > 0.85
+
+
+@pytest.mark.parametrize("source", ["imagined", "decoupled"])
+def test_a_task_that_ends_is_learned_with_both_sources(source: str) -> None:
+    agent = agent_of(BALANCE, policy={"source": source}).learn(70)
+    assert agent.rounds == 3
+    assert agent.model.ends
+    assert agent.skipped == 0
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_rounds_keep_their_distance_and_the_noise_has_the_colour_that_was_asked_for(n_envs: int) -> None:
+    env = DummyVecEnv([lambda: Monitor(gymnasium.make(CART, max_episode_steps=7)) for _ in range(n_envs)])
+    agent = agent_of(env, explore_std=0.0)
+    at: list[int] = []
+    real = agent._round
+
+    def spied() -> bool:
+        at.append(agent.num_timesteps)
+        return real()
+
+    agent._round = spied  # type: ignore[method-assign]
+    agent.learn(72)
+    assert at == [30, 50, 70]
+    data = agent.buffer.arrays()
+    assert len(data.dt) == 72
+    # Without noise every action after the warm-up is the policy's.
+    expected, _ = agent.predict(data.obs[70:])
+    np.testing.assert_allclose(3 * data.action[70:], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_seeds_repeat_and_differ() -> None:
+    obs = observations(3)
+    one, again, other = (agent_of(seed=seed, policy={"actor": "ode"}).learn(50) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one.buffer.arrays().obs, again.buffer.arrays().obs)
+    np.testing.assert_array_equal(one.predict(obs)[0], again.predict(obs)[0])
+    assert not np.array_equal(one.predict(obs)[0], other.predict(obs)[0])
+
+
+def test_while_learning_the_policy_is_told_the_interval_that_the_task_announces() -> None:
+    class Announcing(SpringCart):
+        n = 0
+
+        @property
+        def interval(self) -> float:
+            return 0.05 + 0.01 * (self.n % 3)
+
+        def step(self, action: Any) -> Any:
+            self.n += 1
+            return super().step(action)
+
+    told: list[float] = []
+
+    class Watched(ODEPolicy):
+        def _act(self, rows: Any, memory: Tensor, dt: Any) -> Any:
+            told.extend(np.round(dt, 6).tolist())
+            return super()._act(rows, memory, dt)
+
+    Watched(Announcing(), seed=0, **TINY).learn(36)
+    assert told == [0.05, 0.06, 0.07, 0.05, 0.06, 0.07]
+
+
+def test_a_round_that_is_stopped_leaves_everything_as_it_was() -> None:
+    agent = agent_of().learn(40)
+    before = agent._parts()
+    agent.stop_asked = lambda: True
+    assert not agent._round()
+    after = agent._parts()
+    assert before.meta == after.meta
+    for part, tensors in before.tensors.items():
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, after.tensors[part][name]), (part, name)
+
+
+# --- files -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["agent", "agent.zip"])
+def test_what_was_saved_acts_the_same_when_loaded(cart: ODEPolicy, tmp_path: Path, name: str) -> None:
+    cart.save(tmp_path / name)
+    loaded = ODEPolicy.load(tmp_path / name, device="cpu")
+    obs = observations(4)
+    first, state = cart.predict(obs)
+    again, other = loaded.predict(obs)
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(cart.predict(obs, state)[0], loaded.predict(obs, other)[0])
+    assert loaded.config == cart.config
+    assert loaded.num_timesteps == cart.num_timesteps
+
+
+def test_a_loaded_agent_goes_on_learning(tmp_path: Path) -> None:
+    saves = CheckpointCallback(40, str(tmp_path), name_prefix="cart")
+    agent_of().learn(40, callback=saves)
+    agent = ODEPolicy.load(tmp_path / "cart_40_steps.zip", env=CART, device="cpu")
+    agent.learn(30, reset_num_timesteps=False)
+    assert agent.num_timesteps == 70
+    assert agent.rounds == 3
+
+
+def test_an_agent_that_knew_something_is_loaded_with_it(tmp_path: Path) -> None:
+    def reward(obs: Any, action: Any, after: Any, dt: Any) -> Any:
+        return -((after[..., 0] - 1) ** 2) * dt
+
+    agent_of(known=Known(reward)).learn(35).save(tmp_path / "a")
+    with pytest.raises(UsageError, match="reward"):
+        ODEPolicy.load(tmp_path / "a")
+    assert ODEPolicy.load(tmp_path / "a", known=Known(reward)).rounds == 1
+
+
+# --- bad input ---------------------------------------------------------------------------------------------
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"policy": {"horizon": 0.01}}, "at least one control interval, 0.05 s"),
+    ({"policy": {"sources": "imagined"}}, "Did you mean source"),
+    ({"polcy": {}}, "Did you mean policy"),
+    ({"gamma": 2.0}, "gamma"),
+    ({"preset": "Pendulum-v3"}, "Pendulum-v"),
+]
+
+
+@pytest.mark.parametrize(("settings", "named"), BAD)
+def test_a_wrong_setting_is_refused_before_any_step_is_taken(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        ODEPolicy(CART, **{"preset": None, **settings})
+
+
+def test_the_command_line_knows_the_agent_and_refuses_a_planner_for_it(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["train", CART, "--agent", "ode-policy", "--planner", "icem"]) == 2
+    assert "no --planner for the agent ode-policy" in capfd.readouterr().err
