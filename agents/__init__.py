@@ -13,9 +13,9 @@ if __name__ != "ode_rl.agents":
 if TYPE_CHECKING:
     from ode_rl.agents.mpc import MPC as MPC
     from ode_rl.agents.ode_extractor import ODEExtractor as ODEExtractor
+    from ode_rl.agents.ode_policy import ODEPolicy as ODEPolicy
     from ode_rl.agents.recurrent_policy import CfCPolicy as CfCPolicy
     from ode_rl.agents.recurrent_policy import GRUODEPolicy as GRUODEPolicy
-    from ode_rl.agents.ode_policy import ODEPolicy as ODEPolicy
     from ode_rl.agents.timed_ppo import TimedPPO as TimedPPO
     from ode_rl.agents.timed_replay import TimedDictReplayBuffer as TimedDictReplayBuffer
     from ode_rl.agents.timed_replay import TimedReplayBuffer as TimedReplayBuffer

@@ -26,6 +26,8 @@ SOURCES = ("imagined", "decoupled")
 DEFAULT_INTERVALS = 20
 # Share of the updates of a round over which the learning rate rises.
 WARM_UP = 0.05
+# States per gradient step of an imitation.
+IMITATED = 256
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,40 @@ class ActorCritic(nn.Module):
                 target.load_state_dict(self.value.state_dict())
         self.rounds += 1
         return PolicyReport(objective, loss, norms / max(1, config.updates - skipped), skipped)
+
+    @torch.no_grad()
+    def plans(self, model: WorldModel, z: Tensor, dt: Tensor) -> Tensor:
+        """What the policy does from ``z [B, Z]`` in the world of each member: ``[B, E, H, A]``.
+
+        ``dt [H]`` are the intervals in seconds; a hidden state begins anew.
+        """
+        z = z.expand(model.n_members, *z.shape)
+        memory, actions = z.new_zeros(*z.shape[:-1], self.actor.n_memory), []
+        for seconds in dt:
+            action, memory = self.actor(z, seconds.expand(z.shape[:-1]), memory)
+            actions.append(action)
+            z = model.step(z, action, seconds).z
+        return torch.stack(actions, 2).transpose(0, 1)
+
+    def imitate(self, z: Tensor, actions: Tensor, rng: np.random.Generator, updates: int = 500) -> float:
+        """Regress the actor on actions ``[n, k, A]``, k examples for each of the states ``z [n, Z]``.
+
+        Returns the last mean squared error, of scaled actions. A hidden state begins anew at every example.
+        """
+        if not len(z):
+            raise UsageError("states to imitate a planner in", "none", "Let the planner learn first.")
+        self.actor.take_scale(Scale.of(z))
+        adam = torch.optim.Adam(self.actor.parameters(), self.config.learning_rate)
+        n, error = min(len(z), IMITATED), z.new_zeros(())
+        interval, memory = z.new_full((n,), self.interval), z.new_zeros(n, self.actor.n_memory)
+        for _ in range(updates):
+            at = torch.from_numpy(rng.choice(len(z), n, replace=False)).to(z.device)
+            action = self.actor(z[at], interval, memory)[0]
+            error = (action.unsqueeze(1) - actions[at]).square().mean()
+            adam.zero_grad(set_to_none=True)
+            error.backward()
+            adam.step()
+        return float(error.detach())
 
     def _objective(self, course: Course, weight: float) -> Tensor:
         j = mean_over_horizons(course, self.value(course.z), weight)[0]
