@@ -26,6 +26,8 @@ SOURCES = ("imagined", "decoupled")
 DEFAULT_INTERVALS = 20
 # Share of the updates of a round over which the learning rate rises.
 WARM_UP = 0.05
+# States per gradient step of an imitation.
+IMITATED = 256
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,15 @@ class PolicyConfig:
     """Rounds over which the weight of the value rises to 1."""
     value_hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers of the value."""
-    value_members: int = 2
-    """Members of the value, of which the mean is taken."""
-    value_updates: int = 4
+    value_members: int = 3
+    """Members of the value."""
+    pessimism: float = 0.0
+    """Spreads of the members below their mean at which a roll-out ends: where the data say little."""
+    value_updates: int = 8
     """Gradient steps of the value for each of the actor."""
-    value_batch: int = 512
+    value_batch: int = 256
     """States per gradient step of the value."""
-    value_learning_rate: float = 1e-3
+    value_learning_rate: float = 2e-3
     """Rate of Adam for the value."""
     target_every: int = 25
     """Updates of the actor between two copies of the value for its targets."""
@@ -139,7 +143,7 @@ class ActorCritic(nn.Module):
         self.actor = make_actor(
             config.actor, n_obs, n_action, config.hidden, config.n_memory, interval, generator
         )
-        value = ValueConfig("always", config.value_hidden, config.value_members, pessimism=0.0)
+        value = ValueConfig("always", config.value_hidden, config.value_members, config.pessimism)
         self.value = TerminalValue(n_obs, value, generator)
         self.register_buffer("rounds", torch.zeros((), dtype=torch.int64))
 
@@ -186,12 +190,47 @@ class ActorCritic(nn.Module):
                 if in_a_row >= config.most_skipped:
                     raise _no_gradient(in_a_row)
             if (i + 1) % config.target_every == 0:
+                self._rescale(course)
                 target.load_state_dict(self.value.state_dict())
         self.rounds += 1
         return PolicyReport(objective, loss, norms / max(1, config.updates - skipped), skipped)
 
+    @torch.no_grad()
+    def plans(self, model: WorldModel, z: Tensor, dt: Tensor) -> Tensor:
+        """What the policy does from ``z [B, Z]`` in the world of each member: ``[B, E, H, A]``.
+
+        ``dt [H]`` are the intervals in seconds; a hidden state begins anew.
+        """
+        z = z.expand(model.n_members, *z.shape)
+        memory, actions = z.new_zeros(*z.shape[:-1], self.actor.n_memory), []
+        for seconds in dt:
+            action, memory = self.actor(z, seconds.expand(z.shape[:-1]), memory)
+            actions.append(action)
+            z = model.step(z, action, seconds).z
+        return torch.stack(actions, 2).transpose(0, 1)
+
+    def imitate(self, z: Tensor, actions: Tensor, rng: np.random.Generator, updates: int = 500) -> float:
+        """Regress the actor on actions ``[n, k, A]``, k examples for each of the states ``z [n, Z]``.
+
+        Returns the last mean squared error, of scaled actions. A hidden state begins anew at every example.
+        """
+        if not len(z):
+            raise UsageError("states to imitate a planner in", "none", "Let the planner learn first.")
+        self.actor.take_scale(Scale.of(z))
+        adam = torch.optim.Adam(self.actor.parameters(), self.config.learning_rate)
+        n, error = min(len(z), IMITATED), z.new_zeros(())
+        interval, memory = z.new_full((n,), self.interval), z.new_zeros(n, self.actor.n_memory)
+        for _ in range(updates):
+            at = torch.from_numpy(rng.choice(len(z), n, replace=False)).to(z.device)
+            action = self.actor(z[at], interval, memory)[0]
+            error = (action.unsqueeze(1) - actions[at]).square().mean()
+            adam.zero_grad(set_to_none=True)
+            error.backward()
+            adam.step()
+        return float(error.detach())
+
     def _objective(self, course: Course, weight: float) -> Tensor:
-        j = mean_over_horizons(course, self.value.mean(course.z), weight)[0]
+        j = mean_over_horizons(course, self.value(course.z), weight)[0]
         counts = course.ok & (course.mask[0] > 0)
         return torch.where(counts, j, 0.0).sum() / counts.sum().clamp_min(1) / self.value.out[1]
 
@@ -204,11 +243,15 @@ class ActorCritic(nn.Module):
         if not int(self.value.n_fits):
             # The best guess at the return of an unknown policy: the data go on for ever.
             self.value.out.copy_(torch.tensor([draw.mean_reward_rate() * self._seconds_ahead(), 1.0]))
-        course = draw()
+        self._rescale(draw())
+        self.value.n_fits += 1
+
+    @torch.no_grad()
+    def _rescale(self, course: Course) -> None:
+        """Let the value be in units of the returns; what it says stays."""
         targets = mean_over_horizons(course, self.value.mean(course.z))[:, course.ok]
         if targets.numel():
             self.value.rescale(float(targets.mean()), float(targets.std(correction=0)))
-        self.value.n_fits += 1
 
     def _seconds_ahead(self) -> float:
         """Over how many seconds a steady reward adds up in a return."""

@@ -14,7 +14,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from ode_rl.agents.actor_critic import ActorCritic
 from ode_rl.agents.learner import Learner, box_arrays, box_of, next_seconds
+from ode_rl.agents.model_gradient import Discount
 from ode_rl.agents.mpc_config import MPCConfig
 from ode_rl.agents.noise import coloured_noise
 from ode_rl.agents.noise_stream import noise_of_call
@@ -140,6 +142,11 @@ class MPC(Learner):
         model = WorldModel(n_obs, n_action, self.dt, settings.model, weights, spec, known)
         self.model = model.to(self.device)
         self.value = TerminalValue(n_obs, settings.value, weights).to(self.device)
+        self.policy: ActorCritic | None = None
+        if settings.proposals == "policy":
+            discount = Discount(discount_rate(settings.gamma, self.dt), self.dt)
+            policy = ActorCritic(n_obs, n_action, self.interval, discount, settings.policy, weights)
+            self.policy = policy.to(self.device)
         self.buffer = ReplayBuffer(settings.buffer_size, n_obs, n_action)
         self._progress = Progress(np.zeros((0, n_obs)), np.zeros(0, bool))
 
@@ -240,11 +247,28 @@ class MPC(Learner):
         deadline: Deadline,
         proposals: Tensor | None,
     ) -> tuple[Tensor, Warm, int]:
+        """First actions ``[B, A]``, the warm start of the next call, and how many plans were scored."""
+        found = self._found(z, warm, noise, seconds, deadline, proposals)
+        first = self.grid.spread_out(self.grid.intervals(seconds), found.plan)(found.plan)[:, 0]
+        return first, self.grid.shifted(found.warm, seconds), found.n_scored
+
+    def _found(
+        self,
+        z: Tensor,
+        warm: Warm,
+        noise: torch.Generator,
+        seconds: float,
+        deadline: Deadline,
+        proposals: Tensor | None,
+    ) -> Found:
         config, intervals = self.settings, self.grid.intervals(seconds)
         dt = torch.tensor(intervals, device=self.device)
         actions = self.grid.spread_out(intervals, warm.mean)
         model = self.model if config.planner.method == "gradient" else self._fast_model()
         objective = self._objective(deadline)
+        if self.policy is not None and int(self.policy.rounds):
+            own = self.policy.plans(self.model, z, dt)[:, :, self.grid.at_knots(intervals)]
+            proposals = own if proposals is None else torch.cat([proposals, own], 1)
 
         def by_all(plans: Tensor) -> Tensor:
             return ensemble_scores(model, z, actions(plans), dt, objective)
@@ -260,11 +284,32 @@ class MPC(Learner):
                 by_one_each, warm, config.planner, noise, by_all, proposals, deadline, judge_cost=n
             )
         self._say_if_lost(found)
-        return actions(found.plan)[:, 0], self.grid.shifted(found.warm, seconds), found.n_scored
+        return found
+
+    def elite_actions(self, observation: FloatArray, searches: int = 3) -> tuple[Tensor, Tensor]:
+        """What the best plans from each observation ``[B, O]`` begin with, for who wants to imitate them.
+
+        Returns scaled actions ``[B, k, A]`` of the plan that would be executed and of the elites, and which
+        rows ``[B]`` have a plan with a finite score. There are several `searches`, each from where the one
+        before ended: nothing else is known of these observations.
+        """
+        rows = self._check_observation(np.asarray(observation, np.float32))
+        state, intervals = self._start(rows, None, None), self.grid.intervals(self.interval)
+        warm, z = state.warm, torch.from_numpy(rows).to(self.device)
+        with torch.no_grad():
+            for call in range(searches):
+                found = self._found(z, warm, self._noise(call), self.interval, Deadline(), None)
+                warm = found.warm
+            plans = torch.cat([found.plan.unsqueeze(1), warm.elites], 1)
+            return self.grid.spread_out(intervals, plans)(plans)[..., 0, :], found.ok
 
     def _objective(self, deadline: Deadline) -> Objective:
         config = self.settings
-        value = self.value if int(self.value.n_fits) and config.value.applies(self.model.ends) else None
+        value: TerminalValue | None = None
+        if self.policy is not None and int(self.policy.rounds):
+            value = self.policy.value
+        elif int(self.value.n_fits) and config.value.applies(self.model.ends):
+            value = self.value
         stop = None if deadline.at == float("inf") else deadline.check
         return Objective(
             discount_rate(config.gamma, self.dt), value, config.action_cost, config.uncertainty, stop
@@ -376,7 +421,8 @@ class MPC(Learner):
 
     def _fit(self) -> bool:
         """Fit to all that was collected. If somebody asks to stop: False, and all is as it was before."""
-        before = deepcopy((self.model.state_dict(), self.value.state_dict(), self.rng.bit_generator.state))
+        parts = [part for part in (self.model, self.value, self.policy) if part is not None]
+        before = deepcopy([part.state_dict() for part in parts]), deepcopy(self.rng.bit_generator.state)
         try:
             report = fit(
                 self.model, self.buffer, self.settings.fit, self.rng, self.device, stop=self.stop_asked
@@ -386,8 +432,14 @@ class MPC(Learner):
             if self.settings.value.applies(self.model.ends):
                 rho = discount_rate(self.settings.gamma, self.dt)
                 self.logger.record("value/loss", self.value.fit(self.buffer, rho, self.dt, self.rng))
+            if self.policy is not None:
+                learned = self.policy.improve(self.model, self.buffer, self.rng, self.stop_asked)
+                for name, number in learned.scalars().items():
+                    self.logger.record(f"policy/{name}", number)
         except BaseException as error:
-            self._go_back_to(*before)
+            for part, state in zip(parts, before[0], strict=True):
+                part.load_state_dict(state)
+            self.rng.bit_generator.state = before[1]
             if isinstance(error, Stopped):
                 return False
             raise
@@ -395,11 +447,6 @@ class MPC(Learner):
         self._fast = None
         self.logger.dump(self.num_timesteps)
         return True
-
-    def _go_back_to(self, model: dict[str, Any], value: dict[str, Any], rng: Any) -> None:
-        self.model.load_state_dict(model)
-        self.value.load_state_dict(value)
-        self.rng.bit_generator.state = rng
 
     def _random_actions(self, n: int, plan: Tensor | None) -> tuple[npt.NDArray[Any], Tensor]:
         """Coloured random actions, drawn stretch by stretch."""
@@ -427,6 +474,8 @@ class MPC(Learner):
             "action_space": box_arrays(self.action_space),
         }
         tensors = {"model": self.model.state_dict(), "value": self.value.state_dict()}
+        if self.policy is not None:
+            tensors["policy"] = self.policy.state_dict()
         plan = self._progress.plan
         if plan is not None:
             meta["plan"] = {"calls": plan.calls, "scored": plan.scored}
@@ -452,6 +501,8 @@ class MPC(Learner):
         agent._build(build(MPCConfig, config["settings"]))
         agent.model.load_state_dict(parts.tensors["model"])
         agent.value.load_state_dict(parts.tensors["value"])
+        if agent.policy is not None:
+            agent.policy.load_state_dict(parts.tensors["policy"])
         agent.buffer.restore(parts.arrays["buffer"])
         agent.num_timesteps, agent.fits = int(parts.meta["num_timesteps"]), int(parts.meta["fits"])
         agent._fitted_at = int(parts.meta["fitted_at"])

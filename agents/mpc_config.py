@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ode_rl.agents.actor_critic import PolicyConfig
 from ode_rl.agents.planners import PlannerConfig
 from ode_rl.agents.terminal_value import ValueConfig
 from ode_rl.errors import UsageError
 from ode_rl.fit import FitConfig
 from ode_rl.inference import resolve_precision
+from ode_rl.names import PROPOSALS
 from ode_rl.returns import discount_rate
 from ode_rl.timing import positive_seconds
 from ode_rl.world_model import WorldModelConfig
@@ -55,6 +57,9 @@ class MPCConfig:
     """Precision of planning: float32, bfloat16, or auto (what the processor can do)."""
     explore_std: float = 0.0
     """Gaussian noise on scaled actions while learning."""
+    proposals: str = "none"
+    """Whose plans are tried among the first: none, or policy (one that the world model teaches after each
+    fit; plans end in its value, too)."""
     model: WorldModelConfig = field(default_factory=WorldModelConfig)
     """The world model."""
     fit: FitConfig = field(default_factory=FitConfig)
@@ -63,6 +68,8 @@ class MPCConfig:
     """How plans are searched."""
     value: ValueConfig = field(default_factory=ValueConfig)
     """The value of where a plan ends."""
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    """The policy that proposes plans."""
 
     @property
     def asks_all_members(self) -> bool:
@@ -81,4 +88,6 @@ class MPCConfig:
             raise UsageError("a buffer that holds the warm-up", got, "Write a larger buffer_size.")
         if self.members not in MEMBERS:
             raise UsageError(" or ".join(MEMBERS), repr(self.members), "Write members='assigned'.")
+        if self.proposals not in PROPOSALS:
+            raise UsageError(" or ".join(PROPOSALS), repr(self.proposals), "Write proposals='policy'.")
         resolve_precision(self.precision, "cpu")

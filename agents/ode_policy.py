@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,9 @@ from ode_rl.settings import build, merged, plain
 from ode_rl.state import state_spec
 from ode_rl.types import FloatArray
 from ode_rl.world_model import WorldModel, WorldModelConfig
+
+if TYPE_CHECKING:
+    from ode_rl.agents.mpc import MPC
 
 # Seconds after which the coloured noise of the exploration is drawn anew.
 NOISE_STRETCH = 2.0
@@ -161,6 +164,38 @@ class ODEPolicy(Learner):
             "known": self.known.names,
             "settings": plain(self.settings),
         }
+
+    @classmethod
+    def distilled(cls, planner: MPC, states: int = 512, rounds: int = 5, **settings: Any) -> ODEPolicy:
+        """A policy that imitates a planner, improved by the gradient of the planner's own world model.
+
+        It is regressed on what the planner's best plans begin with in `states` recorded states, then learns
+        for `rounds` in the model. `settings` are those of the agent; model, discount and task are the
+        planner's. It can go on learning in the task as any other.
+
+        Raises:
+            UsageError: if the planner has no environment or has not learned anything yet.
+        """
+        if planner.env is None:
+            raise UsageError("a planner with an environment", "one without", "Call planner.set_env(env).")
+        if not planner.fits:
+            raise UsageError("a planner that has learned", "a new one", "Write planner.learn(1000) first.")
+        own = {"gamma": planner.settings.gamma, "model": plain(planner.settings.model)}
+        device = str(planner.device)
+        agent = cls(
+            planner.env, None, planner.seed, device, planner.dt, known=planner.known, **(own | settings)
+        )
+        agent.model.load_state_dict(planner.model.state_dict())
+        agent.buffer.restore(planner.buffer.state())
+        agent.num_timesteps = agent._round_at = planner.num_timesteps
+        obs = agent.buffer.arrays().obs
+        obs = obs[agent.rng.choice(len(obs), min(states, len(obs)), replace=False)]
+        actions, ok = planner.elite_actions(obs)
+        agent.policy.imitate(torch.from_numpy(obs).to(agent.device)[ok], actions[ok], agent.rng)
+        for _ in range(rounds):
+            agent.policy.improve(agent.model, agent.buffer, agent.rng)
+        agent.rounds = 1
+        return agent
 
     # -- acting ---------------------------------------------------------------------------------------
 

@@ -80,6 +80,13 @@ class PlanGrid:
         actions = self._planned(planned, like)
         return lambda plans: torch.nn.functional.pad(actions(plans), (0, 0, 0, self.n_coast))
 
+    def at_knots(self, dt: list[float]) -> Tensor:
+        """In which of the intervals of ``dt [H]`` seconds each knot stands, ``[K]``: the plan that is nearest
+        to a course of actions ``[*, H, A]`` takes those of these intervals."""
+        ends = torch.tensor(dt, dtype=torch.float64).cumsum(0)
+        place = torch.searchsorted(ends, self.knots.times + 1e-9, right=True)
+        return place.clamp(max=len(dt) - self.n_coast - 1)
+
     def _planned(self, dt: list[float], like: Tensor) -> Callable[[Tensor], Tensor]:
         if self._one_knot_each(dt):
             return lambda plans: plans

@@ -13,7 +13,7 @@ AGENTS: dict[str, str] = {
 }
 
 # The flags of `ode-rl train` that only some agents have a use for; an agent that is not here takes none.
-CHOICES = ("model", "termination", "planner", "precision", "known")
+CHOICES = ("model", "termination", "planner", "proposals", "precision", "known")
 TAKES: dict[str, tuple[str, ...]] = {
     "mpc": CHOICES,
     "ode-policy": ("model", "termination", "known"),

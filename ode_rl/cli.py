@@ -16,7 +16,7 @@ import click
 from ode_rl import __version__
 from ode_rl.agents.registry import AGENTS
 from ode_rl.errors import UsageError
-from ode_rl.names import MODELS, PLANNERS, SWEEPS, TERMINATIONS
+from ode_rl.names import MODELS, PLANNERS, PROPOSALS, SWEEPS, TERMINATIONS
 from ode_rl.settings import nearest
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -231,6 +231,12 @@ def commands(context: click.Context) -> None:
 @_choice("--agent", tuple(AGENTS), "mpc", help="What learns and acts.")
 @_choice("--model", MODELS, None, help="The world model. [default: the preset's, ode]")
 @_planner
+@_choice(
+    "--proposals",
+    PROPOSALS,
+    None,
+    help="Whose plans the planner tries, too: those of a policy that the model teaches. [default: none]",
+)
 @_choice(
     "--termination",
     TERMINATIONS,

@@ -15,3 +15,4 @@ SWEEPS = (
     *("interval", "jitter", "action-delay", "obs-delay", "dropout", "noise", "actuator", "dead-motor"),
     *("mass", "friction", "damping", "gravity"),
 )
+PROPOSALS = ("none", "policy")

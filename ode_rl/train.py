@@ -49,6 +49,8 @@ class TrainConfig:
     """How the world model ends episodes."""
     planner: str | None = None
     """How plans are searched."""
+    proposals: str | None = None
+    """Whose plans the planner tries among its first."""
     precision: str | None = None
     """Precision of planning."""
     known: Known | None = None
@@ -234,6 +236,7 @@ def _asked(config: TrainConfig) -> dict[str, Any]:
         "model",
         "termination",
         "planner",
+        "proposals",
         "precision",
         "known",
         "run_dir",
@@ -306,6 +309,7 @@ def _chosen(config: TrainConfig) -> dict[str, Any]:
     chosen: dict[str, Any] = {
         "model": {name: value for name, value in model.items() if value is not None},
         "planner": {} if config.planner is None else {"method": config.planner},
+        "proposals": config.proposals,
         "precision": config.precision,
         "known": config.known,
     }

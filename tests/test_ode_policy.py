@@ -17,7 +17,9 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor
 
-from ode_rl.agents import ODEPolicy
+import ode_rl.agents.mpc
+from ode_rl.agents import MPC, ODEPolicy
+from ode_rl.agents.planners import Deadline
 from ode_rl.cli import main
 from ode_rl.errors import UsageError
 from ode_rl.evaluate import evaluate_agent
@@ -329,3 +331,82 @@ def test_the_command_line_knows_the_agent_and_refuses_a_planner_for_it(
 ) -> None:
     assert main(["train", CART, "--agent", "ode-policy", "--planner", "icem"]) == 2
     assert "no --planner for the agent ode-policy" in capfd.readouterr().err
+
+
+# --- planners ----------------------------------------------------------------------------------------------
+
+PLANNER: dict[str, Any] = {
+    **{name: TINY[name] for name in ("preset", "device", "warmup_steps", "model", "fit", "policy")},
+    "horizon": 0.2,
+    "fit_every": 20,
+    "planner": {"candidates": 24, "iterations": 2, "elites": 4},
+    "value": {"hidden": [8], "n_members": 2, "updates": 6, "refreshes": 2},
+}
+
+
+def test_a_planner_tries_what_the_policy_would_do_and_ends_in_its_value(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    agent = MPC(CART, seed=0, proposals="policy", **PLANNER).learn(55)
+    assert agent.policy is not None
+    assert int(agent.policy.rounds) == agent.fits == 2
+    given: list[Any] = []
+    real = ode_rl.agents.mpc.search
+
+    def spied(
+        score: Any, warm: Any, config: Any, noise: Any, judge: Any, plans: Any, *rest: Any, **more: Any
+    ) -> Any:
+        given.append(plans)
+        return real(score, warm, config, noise, judge, plans, *rest, **more)
+
+    monkeypatch.setattr(ode_rl.agents.mpc, "search", spied)
+    obs = observations(3)
+    agent.predict(obs)
+    plans = given[0]
+    assert plans.shape == (3, 2, 4, 1)  # one plan for each member of the ensemble, four intervals
+    z = torch.from_numpy(obs)
+    with torch.no_grad():
+        first, _ = agent.policy.actor(z, torch.full((3,), 0.05), z[:, :0])
+        torch.testing.assert_close(plans[:, :, 0], first[:, None].expand(3, 2, 1))
+        then = agent.model.step(z.expand(2, 3, 2), first.expand(2, 3, 1), torch.tensor(0.05)).z
+        second, _ = agent.policy.actor(then, torch.full((2, 3), 0.05), then[..., :0])
+    torch.testing.assert_close(plans[:, :, 1].transpose(0, 1), second)
+    objective = agent._objective(Deadline())
+    assert objective.value is agent.policy.value
+    # Plans of the caller come first.
+    agent.predict(obs, proposals=np.zeros((1, 4, 1)))
+    assert given[1].shape == (3, 3, 4, 1)
+
+
+def test_a_planner_with_a_policy_is_saved_with_it(tmp_path: Path) -> None:
+    agent = MPC(CART, seed=0, proposals="policy", **PLANNER).learn(35)
+    agent.save(tmp_path / "a")
+    obs = observations(3)
+    loaded = MPC.load(tmp_path / "a", device="cpu")
+    np.testing.assert_array_equal(agent.predict(obs)[0], loaded.predict(obs)[0])
+
+
+def test_a_policy_is_distilled_from_what_the_best_plans_begin_with() -> None:
+    planner = MPC(CART, seed=0, **{**PLANNER, "warmup_steps": 120}).learn(120)
+    agent = ODEPolicy.distilled(planner, rounds=0, policy={"hidden": [32], "learning_rate": 5e-3})
+    obs = planner.buffer.arrays().obs
+    actions, ok = planner.elite_actions(obs)
+    assert actions.shape == (120, 1 + planner.settings.planner.n_kept, 1)
+    assert bool(ok.all())
+    wanted, got = actions.mean(1).numpy(), agent._from_env(agent.predict(obs)[0])
+    assert float(np.std(wanted)) > 0.1
+    assert float(np.corrcoef(wanted[:, 0], got[:, 0])[0, 1]) > 0.7
+    assert agent.num_timesteps == len(agent.buffer) == 120
+    improved = ODEPolicy.distilled(planner, rounds=2, policy={**TINY["policy"], "hidden": [32]})
+    assert int(improved.policy.rounds) == 2
+    assert improved.learn(10, reset_num_timesteps=False).num_timesteps == 130
+
+
+def test_nothing_is_distilled_from_a_planner_that_has_not_learned() -> None:
+    with pytest.raises(UsageError, match="a planner that has learned"):
+        ODEPolicy.distilled(MPC(CART, seed=0, **PLANNER))
+
+
+def test_proposals_of_nobody_known_are_refused() -> None:
+    with pytest.raises(UsageError, match="none or policy"):
+        MPC(CART, **PLANNER, proposals="oracle")
