@@ -105,7 +105,7 @@ def _at_other_dt(
     """Returns of the same forces over the same seconds, against those at native dt."""
     control = ControlInterval(make())
     native, grid = control.grid.native, control.grid
-    ticks = {ratio: max(1, round(ratio * grid.native_ticks)) for ratio in (0.5, 2)}
+    ticks: dict[float, Any] = {ratio: max(1, round(ratio * grid.native_ticks)) for ratio in (0.5, 2)}
     if grid.unit is None:
         ticks = {ratio: ratio * native for ratio in (0.5, 2)}
     intervals = {grid.seconds(n) / native: grid.seconds(n) for n in ticks.values()}

@@ -22,7 +22,8 @@ def goal_distance(n_goal: int, native_dt: float) -> Reward:
 
     def reward(obs: Tensor, action: Tensor, after: Tensor, dt: Tensor) -> Tensor:
         achieved, desired = after[..., -2 * n_goal : -n_goal], after[..., -n_goal:]
-        return -torch.linalg.vector_norm(achieved - desired, dim=-1) * dt / native_dt
+        distance: Tensor = torch.linalg.vector_norm(achieved - desired, dim=-1)
+        return -distance * dt / native_dt
 
     return reward
 

@@ -68,7 +68,8 @@ def test_the_goal_stands_behind_the_observation() -> None:
     np.testing.assert_allclose(obs[:5], [0.1, -0.1, 7, 0.1, -0.1])
     assert reward == pytest.approx(-np.linalg.norm(obs[3:5] - obs[5:]))
     assert "is_success" in info
-    np.testing.assert_array_equal(env.observation_space.high, [np.inf] * 5 + [1, 1])
+    space: Any = env.observation_space
+    np.testing.assert_array_equal(space.high, [np.inf] * 5 + [1, 1])
     assert env.observation_space.contains(obs)
 
 

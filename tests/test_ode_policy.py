@@ -351,7 +351,7 @@ def test_a_planner_tries_what_the_policy_would_do_and_ends_in_its_value(
     assert agent.policy is not None
     assert int(agent.policy.rounds) == agent.fits == 2
     given: list[Any] = []
-    real = ode_rl.agents.mpc.search
+    real = ode_rl.agents.mpc.search  # type: ignore[attr-defined]
 
     def spied(
         score: Any, warm: Any, config: Any, noise: Any, judge: Any, plans: Any, *rest: Any, **more: Any

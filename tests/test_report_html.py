@@ -158,7 +158,13 @@ def test_an_agent_without_a_world_model_has_a_page_and_no_report(
 
 def browse(url: str, *more: str) -> Any:
     assert CHROMIUM is not None
-    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars")
+    flags: tuple[str, ...] = (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--hide-scrollbars",
+    )
     flags += ("--enable-logging=stderr", "--v=0", "--allow-file-access-from-files", "--mute-audio")
     command = [CHROMIUM, *flags, *more, url]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)

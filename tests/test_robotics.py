@@ -30,7 +30,7 @@ def test_robots_make_and_step_and_say_how_long_a_step_lasts(env_id: str) -> None
     for _ in range(3):
         obs, reward, _, _, info = env.step(env.action_space.sample())
         assert env.observation_space.contains(obs)
-        assert np.isfinite(reward)
+        assert np.isfinite(float(reward))
         assert info["dt"] > 0
     assert {"is_success", "success"} & set(info)
     env.close()
