@@ -70,7 +70,7 @@ def _number(
             raise UsageError(f"{what} for {flag}", repr(value), f"Write {flag} {example}.")
         return number
 
-    metavar = "N" if kind is int else "P" if below < math.inf else "SECONDS"
+    metavar = more.pop("metavar", "N" if kind is int else "P" if below < math.inf else "SECONDS")
     return click.option(flag, type=str, callback=check, metavar=metavar, show_default=True, **more)
 
 
@@ -148,6 +148,32 @@ def _thresholds(context: click.Context, param: click.Parameter, value: Any) -> A
     if "" in by_id and len(by_id) > 1:
         raise UsageError("one --threshold for all tasks, or ENV_ID=RETURN", "both", "Leave one of them out.")
     return by_id.get("", by_id or None)
+
+
+def _seeds(context: click.Context, param: click.Parameter, value: str) -> list[int]:
+    """Whole numbers and ranges of them, separated by commas."""
+    seeds: dict[int, None] = {}
+    for part in value.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not (first.isdecimal() and (last.isdecimal() or not dash) and int(first) <= int(last or first)):
+            raise UsageError("seeds as 0-4,7 for --seeds", repr(value), "Write --seeds 0-2.")
+        seeds |= dict.fromkeys(range(int(first), int(last or first) + 1))
+    return list(seeds)
+
+
+def _varied(context: click.Context, param: click.Parameter, value: Any) -> dict[str, list[str]]:
+    """Flags of a training by name, each with its values."""
+    own = ("agent", "seed", "run-dir", "resume", "steps", "video", "no-video", "progress", "no-progress")
+    known = [flag[2:] for each in train_command.params for flag in each.opts if flag.startswith("--")]
+    found = {}
+    for given in value:
+        name, equals, values = given.partition("=")
+        if not (equals and values) or name not in known or name in own:
+            names = [name for name in known if name not in own]
+            remedy = _did_you_mean(name, names, "Write --set model=ode,dt-mlp.")
+            raise UsageError("NAME=VALUE,... with a flag of `ode-rl train` for --set", repr(given), remedy)
+        found[name] = [each.strip() for each in values.split(",")]
+    return found
 
 
 def _timing(unsaid: str | None) -> Decorator:
@@ -344,6 +370,37 @@ def report_command(**options: Any) -> Action:
 def compare_command(**options: Any) -> Action:
     """Compare run folders, folders of them, or those in a CSV: a table, figures and comparison.json."""
     return lambda: _compare(**options)
+
+
+@commands.command("sweep", short_help="Train many: tasks x agents x settings x seeds, on Ray.")
+@click.argument("env_ids", nargs=-1, metavar="ENV_ID...")
+@_choice("--agent", tuple(AGENTS), None, multiple=True, help="What learns and acts. [default: mpc]")
+@click.option("--seeds", default="0-2", show_default=True, callback=_seeds, metavar="LIST", help="As 0-4,7.")
+@click.option(
+    "--set",
+    "varied",
+    multiple=True,
+    callback=_varied,
+    metavar="NAME=VALUE,...",
+    help="A flag of `ode-rl train` and its values, as model=ode,dt-mlp or dt=0.02,0.05. "
+    "Several times: all combinations.",
+)
+@_steps
+@click.option("--dir", "folder", default="runs/sweep", show_default=True, metavar="DIR", help="For the runs.")
+@click.option("--address", metavar="HOST:PORT", help="A Ray cluster. [default: this machine]")
+@_number("--cpus", int, 1, "a whole number > 0", "2", help="Cores of this machine to use. [default: all]")
+@_number("--cpus-per-trial", int, 1, "a whole number > 0", "1", default="1", help="Cores for each training.")
+@_number(
+    "--gpus-per-trial", float, 0, "a number >= 0", "0.5", default="0", metavar="N", help="GPUs, or shares."
+)
+@_number("--retries", int, 0, "a whole number >= 0", "3", default="3", help="Workers that each may lose.")
+@click.option("--video/--no-video", default=False, help="Record an episode of each. [default: no-video]")
+def sweep_command(**options: Any) -> Action:
+    """Train every agent on every ENV_ID with every seed and setting; what was cut off goes on.
+
+    The results are collected in DIR/results.csv, which `ode-rl compare` reads.
+    """
+    return lambda: _sweep(**options)
 
 
 @commands.command("list", short_help="List agents, presets, models and planners.")
@@ -548,6 +605,63 @@ def _compare(run_dirs: tuple[str, ...], threshold: Any, out: str) -> int:
     return 0
 
 
+def _sweep(
+    env_ids: tuple[str, ...],
+    agent: tuple[str, ...],
+    seeds: list[int],
+    varied: dict[str, list[str]],
+    steps: int | None,
+    folder: str,
+    address: str | None,
+    cpus: int | None,
+    cpus_per_trial: int,
+    gpus_per_trial: float,
+    retries: int,
+    video: bool,
+) -> int:
+    if not env_ids:
+        raise UsageError("at least one task", "none", "Write `ode-rl sweep Pendulum-v1`.")
+    if address is not None and cpus is not None:
+        raise UsageError("--cpus or --address", "both", "Leave --cpus out: the cluster knows its cores.")
+    if address is None and cpus_per_trial > (available := cpus or os.cpu_count() or 1):
+        got = f"{cpus_per_trial} of {available}"
+        raise UsageError("--cpus-per-trial within --cpus", got, f"Write --cpus-per-trial {available}.")
+    _check_folder(Path(folder), "--dir runs/sweep")
+    from ode_rl.sweep import RESULTS, Resources, check_trials, make_trials, run_sweep
+    from ode_rl.sweep_table import live_table
+
+    fixed = [*([] if steps is None else ["--steps", str(steps)]), "--video" if video else "--no-video"]
+
+    def parse(env_id: str, name: str, seed: int, settings: Any) -> Any:
+        argv = [env_id, "--agent", name, "--seed", str(seed), *fixed]
+        for flag, value in settings.items():
+            argv += [f"--{flag}", *value.split()]
+        return _parsed(argv)
+
+    trials = make_trials(env_ids, agent or ("mpc",), seeds, varied, Path(folder), parse)
+    check_trials(trials)
+    with live_table() as watch:
+        resources = Resources(cpus_per_trial, gpus_per_trial, retries)
+        outcomes = run_sweep(trials, Path(folder), resources, address, cpus, watch)
+    results = Path(folder) / RESULTS
+    print(f"results         {results}\ncompare         ode-rl compare {results}")
+    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+    if failed:
+        got = f"{len(failed)} of {len(outcomes)} failed, first {failed[0].trial.name} ({failed[0].message})"
+        raise UsageError("trials that can be trained", got, "Mend it and run the same command again.")
+    return 0
+
+
+def _parsed(argv: list[str]) -> Any:
+    """The `TrainConfig` of the arguments of ``ode-rl train``, and the name of what is known."""
+    from ode_rl.train import TrainConfig
+
+    options = dict(train_command.make_context("ode-rl train", argv).params)
+    options.pop("resume")
+    known = options.pop("known")
+    return TrainConfig(**options), known
+
+
 def _summary(evaluation: Any) -> None:
     from ode_rl.tables import evaluation_lines
 
@@ -598,10 +712,11 @@ def _check_writable(path: Path) -> None:
         raise UsageError("a file that can be written for --json", path, "Write --json result.json.")
 
 
-def _check_folder(path: Path) -> None:
+def _check_folder(path: Path, example: str = "--out comparison") -> None:
     """Find out that a folder could not be made or written."""
     place = path.absolute()
     while not place.exists():
         place = place.parent
     if not place.is_dir() or not os.access(place, os.W_OK):
-        raise UsageError("a folder that can be written for --out", path, "Write --out comparison.")
+        flag = example.split()[0]
+        raise UsageError(f"a folder that can be written for {flag}", path, f"Write {example}.")

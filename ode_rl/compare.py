@@ -42,6 +42,7 @@ IGNORED = {
         "env_id",
         "agent",
     ),
+    "checkpoint_seconds",
     "asked",  # all of it as it was typed, which the rest of the configuration resolves
 }
 

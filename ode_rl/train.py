@@ -16,7 +16,7 @@ from ode_rl.envs.task import make_task
 from ode_rl.envs.task_timing import TaskTiming
 from ode_rl.errors import UsageError
 from ode_rl.evaluate import Evaluation, evaluate_agent
-from ode_rl.files import write_json
+from ode_rl.files import from_json, to_json, write_json
 from ode_rl.run import RunFolder
 from ode_rl.settings import build, nearest, plain
 from ode_rl.stops import Stops
@@ -138,6 +138,30 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> TrainResul
                 f"in {run.path}"
             )
             return _trained(agent, config, plan, run, stops, resumed=False)
+
+
+def check(config: TrainConfig) -> None:
+    """Find out what no training could begin with, without beginning one.
+
+    Raises:
+        UsageError: as `train` would raise it.
+    """
+    if config.agent not in AGENTS:
+        raise UsageError("the name of an agent", repr(config.agent), nearest(config.agent, AGENTS))
+    _check_choices(config)
+    _, preset = load_preset(config.agent, config.env_id, config.preset)
+    _steps(config, preset)
+    for env in _tasks(config, preset):
+        env.close()
+
+
+def asked_differs(run: RunFolder, config: TrainConfig) -> bool:
+    """Whether a run was asked for with other settings than these, except for what does not change it."""
+    beside = ("video", "progress", "checkpoint_seconds")
+    wanted = from_json(to_json(plain(_as_typed(config))), run.config)
+    asked = run.read_config().get("asked")
+    found = asked if isinstance(asked, dict) else {}
+    return any(found.get(name) != value for name, value in wanted.items() if name not in beside)
 
 
 def resume(
