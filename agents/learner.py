@@ -32,6 +32,8 @@ from ode_rl.timing import native_dt, positive_seconds
 from ode_rl.types import FloatArray, Transition
 
 L = TypeVar("L", bound="Learner")
+# What values that no agent has written lead to while one is made of them.
+DAMAGE = (*(ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError),)
 
 
 @runtime_checkable
@@ -142,7 +144,9 @@ class Learner(ABC):
         parts = read_checkpoint(path, cls.name)
         try:
             agent = cls._from_parts(parts, device, known)
-        except (KeyError, RuntimeError, TypeError) as error:
+        except UsageError:
+            raise
+        except DAMAGE as error:
             raise UsageError(
                 f"a whole checkpoint of {cls.name}", f"{path} ({error})", "Restore the file or train again."
             ) from error

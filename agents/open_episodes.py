@@ -48,16 +48,17 @@ def took_up(env: VecEnv, left: OpenEpisodes) -> tuple[FloatArray, npt.NDArray[np
     Raises:
         UsageError: if the checkpoint is of another number of environments.
     """
+    if STREAMS not in left.arrays:
+        raise _damaged("no random streams")
     if not left.meta or not env.has_attr("resume_episode"):
         set_random_streams(left.arrays[STREAMS])
         return None
     if len(left.meta) != env.num_envs:
         remedy = "Take up the run as it was."
         raise UsageError(f"{len(left.meta)} environments, as before", env.num_envs, remedy)
-    arrays = left.arrays[EPISODES]
     rows, fresh = [], np.zeros(env.num_envs, bool)
-    for i, meta in enumerate(left.meta):
-        state = {**meta, "actions": arrays[f"actions_{i}"], "obs": arrays[f"obs_{i}"]}
+    for i in range(env.num_envs):
+        state = _state(left, i, env)
         obs = env.env_method("resume_episode", state, indices=i)[0]
         if obs is None:
             log.warning("environment %d did not repeat its open episode: it begins a new one", i)
@@ -65,3 +66,24 @@ def took_up(env: VecEnv, left: OpenEpisodes) -> tuple[FloatArray, npt.NDArray[np
         rows.append(obs)
     set_random_streams(left.arrays[STREAMS])  # the tasks may have drawn from them
     return np.stack(rows).astype(env.observation_space.dtype), fresh
+
+
+def _state(left: OpenEpisodes, i: int, env: VecEnv) -> dict[str, Any]:
+    """The episode of environment `i`, as `episode_state` gave it."""
+    arrays = left.arrays.get(EPISODES, {})
+    try:
+        meta, actions, obs = left.meta[i], arrays[f"actions_{i}"], arrays[f"obs_{i}"]
+        seed, number = meta["seed"], meta["number"]
+    except (KeyError, TypeError) as error:
+        raise _damaged(f"no {error} of environment {i}") from error
+    if not all(type(value) is int and value >= 0 for value in (seed, number)):
+        raise _damaged(f"seed {seed} and number {number} of an episode")
+    if actions.shape[1:] != env.action_space.shape or obs.shape != env.observation_space.shape:
+        raise _damaged(f"actions {actions.shape} and an observation {obs.shape}")
+    if not np.isfinite(actions).all():
+        raise _damaged("actions that are not finite")
+    return {"seed": seed, "number": number, "actions": actions, "obs": obs}
+
+
+def _damaged(got: str) -> UsageError:
+    return UsageError("the open episodes of a run", got, "Restore the file or train again.")

@@ -28,7 +28,7 @@ class Repeatable(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         RecordConstructorArgs.__init__(self, seed=seed, index=index)
         gymnasium.Wrapper.__init__(self, env)
         self._seed, self._index, self._number = seed, index, -1
-        self._actions: list[npt.NDArray[Any]] = []
+        self._actions = bytearray()  # an episode need not end
         self._obs: Any = None
 
     def reset(
@@ -38,20 +38,20 @@ class Repeatable(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             self._seed, self._number = seed, 0
         else:
             self._number += 1
-        self._actions = []
+        self._actions.clear()
         self._obs, info = self.env.reset(seed=self._seed_of_episode(), options=options)
         return self._obs, info
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        self._actions.append(np.array(action))
+        self._actions += np.asarray(action, self.action_space.dtype).tobytes()
         result = self.env.step(action)
         self._obs = result[0]
         return result
 
     def episode_state(self) -> dict[str, Any]:
         """The open episode: ``seed``, ``number``, ``actions [T, A]`` since its start, ``obs [O]`` now."""
-        shape = (len(self._actions), *(self.action_space.shape or ()))
-        actions = np.array(self._actions, self.action_space.dtype).reshape(shape)
+        actions = np.frombuffer(bytes(self._actions), self.action_space.dtype)
+        actions = actions.reshape(-1, *(self.action_space.shape or ()))
         return {"seed": self._seed, "number": self._number, "actions": actions, "obs": np.array(self._obs)}
 
     def resume_episode(self, state: dict[str, Any]) -> npt.NDArray[Any] | None:

@@ -63,7 +63,9 @@ class RunRecorder(BaseCallback):
             positions = {str(name): int(size) for name, size in record["positions"].items()}
             self._episodes, self._sim_seconds = int(record["episodes"]), float(record["sim_seconds"])
             self._started = time.perf_counter() - float(record["wall_s"])
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            if min(self._episodes, positions[self._run.episodes.name], *positions.values()) < 0:
+                raise ValueError("a number below 0")
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
             got = f"{self._run.path}, whose checkpoint does not say where its files were ({error!r})"
             raise UsageError("a run that can be resumed", got, "Train again.") from error
         self._run.cut_back(positions)

@@ -49,6 +49,7 @@ def set_random_streams(arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         UsageError: for arrays that are no such state.
     """
     try:
+        _check_like(arrays, random_streams())
         words, gauss = arrays["python"].tolist(), arrays["python_gauss"].tolist()
         random.setstate((words[0], tuple(words[1:]), gauss[0] if gauss else None))
         position, has_gauss = arrays["numpy_position"].tolist()
@@ -61,6 +62,14 @@ def set_random_streams(arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         remedy = "Restore the file or train again."
         raise UsageError("the state of random streams", f"damaged numbers ({error})", remedy) from error
+
+
+def _check_like(arrays: Mapping[str, npt.NDArray[Any]], mine: Arrays) -> None:
+    for name in ("python", "python_gauss", "numpy", "numpy_position", "numpy_gauss", "torch"):
+        given, own = arrays[name], mine[name]
+        shapes = ((0,), (1,)) if name == "python_gauss" else (own.shape,)
+        if given.dtype != own.dtype or given.shape not in shapes or not np.isfinite(given).all():
+            raise ValueError(f"{name} {given.dtype} {given.shape}")
 
 
 def _cuda_states() -> list[torch.Tensor]:

@@ -197,6 +197,8 @@ class RunFolder:
                 remedy = "Wait until it has ended, or stop it."
                 got = f"{self.path}, which a process is writing"
                 raise UsageError("a run that nobody is working on", got, remedy) from error
+            except OSError as error:  # some network file systems have no locks
+                log.warning("%s cannot be locked (%s): start no second process on it", self.path, error)
             yield
         finally:
             os.close(descriptor)
@@ -224,20 +226,26 @@ class RunFolder:
     def checkpoint_to_resume(self) -> Path | None:
         """Return where the newest whole checkpoint lies, None if none was ever written.
 
+        A damaged one is set aside as ``checkpoint.damaged`` if the one before it is whole.
+
         Raises:
             UsageError: if there are some and all are damaged.
         """
-        kept = [path for path in (self.checkpoint, older_checkpoint(self.checkpoint)) if path.exists()]
-        for path in kept:
-            try:
-                read_checkpoint(path)
-            except UsageError as error:
-                if path == kept[-1]:
-                    raise
-                log.warning("%s The one before it is taken.", error)
-            else:
-                return path
-        return None
+        newest, older = self.checkpoint, older_checkpoint(self.checkpoint)
+        if not newest.exists():
+            return older if older.exists() and read_checkpoint(older) else None
+        try:
+            read_checkpoint(newest)
+        except UsageError as error:
+            if not older.exists():
+                raise
+            read_checkpoint(older)
+            aside = newest.with_name(newest.name + ".damaged")
+            log.warning("%s The one before it is taken; this one is kept as %s.", error, aside)
+            shutil.rmtree(aside, ignore_errors=True)
+            newest.rename(aside)  # it must not take the place of the whole one
+            return older
+        return newest
 
     def discard(self) -> None:
         """Remove the folder: a run that never began leaves nothing."""

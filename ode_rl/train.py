@@ -192,12 +192,11 @@ def resume(
     envs, stops = _tasks(replace(config, num_envs=plan.num_envs), {}), Stops()
     with stops.installed(), run.claimed():
         checkpoint = run.checkpoint_to_resume()
-        env = _recorded(envs, config, run, anew=checkpoint is None)
         if checkpoint is None:
             run.begin_anew()
-            agent = _build(config, env)
+            agent = _build(config, _recorded(envs, config, run, anew=True))
         else:
-            agent = _loaded(config, checkpoint, env)
+            agent = _loaded(config, checkpoint, _recorded(envs, config, run, anew=False))
         at = f"step {agent.num_timesteps} of {plan.steps}"
         say(f"resuming {config.agent} on {config.env_id} at {at}, seed {config.seed}, in {run.path}")
         return _trained(agent, config, plan, run, stops, resumed=checkpoint is not None)
@@ -360,7 +359,7 @@ def _learn(
     agent.stop_asked = stops.asked
     with stops.gracefully():
         agent.learn(
-            plan.steps - (agent.num_timesteps if resumed else 0),
+            max(0, plan.steps - agent.num_timesteps) if resumed else plan.steps,
             callback=[recorder, evaluations],
             progress_bar=config.progress,
             **left,

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from stable_baselines3.common.callbacks import CallbackList
+from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
@@ -56,7 +57,7 @@ class FakeLearner(Push):
         self.draws: list[float] = []
         self.logger: Logger = configure(None, [])
         if env is not None:
-            self.env = DummyVecEnv([lambda: env if isinstance(env, Monitor) else Monitor(env)])
+            self.env = DummyVecEnv([lambda: env if is_wrapped(env, Monitor) else Monitor(env)])
             self.dt = native_dt(env, dt)
 
     def predict(

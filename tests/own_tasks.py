@@ -88,4 +88,5 @@ def _exponential(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 gymnasium.register("own/SpringCart-v0", entry_point=f"{__name__}:SpringCart", max_episode_steps=100)
+gymnasium.register("own/ShortCart-v0", entry_point=f"{__name__}:SpringCart", max_episode_steps=20)
 gymnasium.register("own/Balance-v0", entry_point=f"{__name__}:Balance", max_episode_steps=200)
