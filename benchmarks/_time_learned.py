@@ -163,7 +163,7 @@ def _rates(tasks: dict[str, tuple[Callable[[], None], int]], rounds: int = 30, s
 
 def fetch_reach(table: Table, seed: int) -> None:
     """FetchReach (sparse) by mpc with the known distance to the goal."""
-    arguments = ["--agent", "mpc", "--known", "ode_rl.envs.goal_distance:fetch", "--steps", "600"]
+    arguments = ["--agent", "mpc", "--known", "ode_rl.envs.goal_distance:fetch", "--steps", "400"]
     _success(table, seed, "FetchReach-v4", "mpc", arguments, least=0.9)
 
 

@@ -16,12 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ode_rl import report_plots
+from ode_rl.envs.learned_world import LearnedWorld
 from ode_rl.envs.stage import CannotRender
 from ode_rl.envs.task_timing import Timing
 from ode_rl.errors import UsageError
-from ode_rl.evaluate import load_agent
+from ode_rl.evaluate import LoadedAgent, load_agent
 from ode_rl.files import write_json
 from ode_rl.held_out import HeldOutTask, agent_policy
+from ode_rl.imagined_return import both_returns, imagined_world
 from ode_rl.imagined_video import write_imagined_video
 from ode_rl.known import Known
 from ode_rl.model_quality import (
@@ -80,6 +82,9 @@ def write_report(
 ) -> Path:
     """Write ``RUN/report/`` (``report.json``, figures, a video) and return it; an older one is replaced.
 
+    Of a run without a world model of its own, but in an imagined world, it says the returns there and in
+    the real task.
+
     `episodes` are recorded with the agent acting as in training and as many with random actions, from seeds
     `seed` on, then replayed at other intervals. `known` are the functions that the run was trained with.
 
@@ -95,13 +100,30 @@ def write_report(
     if not os.access(folder, os.W_OK):
         raise UsageError("a run folder that can be written", folder, "Change its rights, or copy the run.")
     loaded = load_agent(str(folder), device, known)
-    model = _model_of(loaded.agent, folder)
     env_id = str(loaded.env_id)
+    if not isinstance(getattr(loaded.agent, "model", None), WorldModel) and (
+        world := imagined_world(env_id, loaded.timing)
+    ):
+        with _whole_folder(folder / "report") as into:
+            _write_returns(into, loaded, world, episodes, seed)
+        return folder / "report"
+    model = _model_of(loaded.agent, folder)
     with _whole_folder(folder / "report") as into:
         with HeldOutTask(env_id, loaded.timing) as task:
             data = _collect(task, loaded.agent, episodes, seed)
         _write(into, model, loaded.agent, data, env_id, loaded.timing, seed, video)
     return folder / "report"
+
+
+def _write_returns(into: Path, loaded: LoadedAgent, world: LearnedWorld, episodes: int, seed: int) -> None:
+    both = both_returns(loaded.agent, world, episodes, seed)
+    if both is None:
+        raise UsageError("an imagined world of a task with an id", "none", "Train in one of a run.")
+    title = f"{loaded.name}  ·  {world.env_id}"
+    returns = {name: evaluation.returns for name, evaluation in both._asdict().items()}
+    report_plots.plot_returns(into / "returns.png", returns, title)
+    about = {"schema": SCHEMA, "env_id": loaded.env_id, "agent": loaded.name, "seed": seed}
+    write_json(into / "report.json", {**about, **both.to_json(), "figures": ["returns.png"]})
 
 
 def _write(

@@ -58,6 +58,21 @@ def plot_horizon(path: Path, quality: dict[str, Any], title: str) -> Path:
     return _save(figure, path)
 
 
+def plot_returns(path: Path, returns: dict[str, list[float]], title: str) -> Path:
+    """Returns of single episodes and their means, side by side."""
+    figure = _figure(4.6, 4.2)
+    axes = figure.subplots()
+    for i, (colour, found) in enumerate(zip((MODEL, TRUTH), returns.values(), strict=True)):
+        spots = i + np.linspace(-0.15, 0.15, len(found))
+        axes.plot(spots, found, "o", color=colour, alpha=0.5, markersize=4)
+        axes.hlines(float(np.mean(found)), i - 0.25, i + 0.25, color=colour, linewidth=2)
+    axes.set_xticks(range(len(returns)), [f"{name}\n{np.mean(x):.1f}" for name, x in returns.items()])
+    axes.set_xlim(-0.5, len(returns) - 0.5)
+    axes.set_ylabel("return of an episode")
+    figure.suptitle(f"Imagined and real return  ·  {title}", fontsize=11)
+    return _save(figure, path)
+
+
 def plot_dt(path: Path, quality: dict[str, Any], title: str) -> Path:
     """Error of one interval against its length; ratios seen in training are filled."""
     rows = [row for row in quality["rows"] if row["error"] is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 from torch import Tensor
 
 from ode_rl.agents import MPC, TimedReplayBuffer
+from ode_rl.agents.model_free import SAC as SACAgent
 from ode_rl.buffer import ReplayBuffer
 from ode_rl.envs import (
     ControlInterval,
@@ -32,6 +34,7 @@ from ode_rl.errors import UsageError
 from ode_rl.evaluate import evaluate_agent
 from ode_rl.fit import FitConfig, fit
 from ode_rl.known import Known
+from ode_rl.report import write_report
 from ode_rl.run import RunFolder
 from ode_rl.state import StateSpec
 from ode_rl.types import Transition
@@ -549,8 +552,6 @@ def test_a_run_that_is_no_world_model_is_refused(run: Path, tmp_path: Path) -> N
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="a run folder"):
         ImaginedEnv(tmp_path / "empty")
-    from ode_rl.agents.model_free import SAC as SACAgent
-
     agent = SACAgent(make_task(PENDULUM), preset=None, seed=0, device="cpu", buffer_size=10)
     agent.save(tmp_path / "sac.zip")
     with pytest.raises(UsageError, match=r"a run with a world model(.|\n)*sac"):
@@ -614,6 +615,25 @@ def test_options_and_actions_that_cannot_be_are_refused() -> None:
         ImaginedVectorEnv(cart(), 0)
     with pytest.raises(UsageError, match="autoreset_mode"):
         ImaginedVectorEnv(cart(), 2, autoreset_mode="Never")
+
+
+def test_the_report_of_an_agent_of_imagination_says_both_returns(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register_world(run, "me/Dream-v0")
+    monkeypatch.setitem(gymnasium.registry, "me/Dream-v0", gymnasium.registry.pop("me/Dream-v0"))
+    folder = RunFolder.create("me/Dream-v0", "sac", 0, tmp_path / "sac")
+    agent = SACAgent(make_task("me/Dream-v0"), preset=None, seed=0, device="cpu", buffer_size=50).learn(3)
+    folder.write_config({**agent.config, "env_id": "me/Dream-v0"})
+    agent.save(folder.checkpoint)
+    report = write_report(folder, episodes=2, seed=5, device="cpu")
+    assert sorted(path.name for path in report.iterdir()) == ["report.json", "returns.png"]
+    found = json.loads((report / "report.json").read_text())
+    real = evaluate_agent(agent, "Pendulum-v1", 2, 5)
+    assert found["real"]["returns"] == pytest.approx(real.returns)
+    assert found["real"]["env_id"] == "Pendulum-v1"
+    assert found["imagined"]["seconds"] == pytest.approx([10.0, 10.0])
+    assert found["imagined"]["returns"] != pytest.approx(real.returns)
 
 
 # --- must learn --------------------------------------------------------------------------------------------
