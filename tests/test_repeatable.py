@@ -89,7 +89,8 @@ def test_an_episode_that_does_not_repeat_itself_is_not_gone_on_with() -> None:
 
 
 def test_a_long_episode_costs_the_bytes_of_its_actions() -> None:
-    env = Repeatable(gymnasium.make("own/SpringCart-v0").env, 0)
+    endless: Any = gymnasium.make("own/SpringCart-v0")
+    env = Repeatable(endless.env, 0)
     env.reset()
     for action in some_actions(3000):
         env.step(action)

@@ -225,7 +225,7 @@ def test_a_trial_whose_worker_is_killed_ends_as_an_undisturbed_one(tmp_path: Pat
             os.kill(pid, signal.SIGKILL)
             killed.append(len(rows_of(victim)))
 
-    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+    node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     try:
         cluster.add_node(**node)

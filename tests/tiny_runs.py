@@ -92,9 +92,9 @@ def assert_same_checkpoint(one: Checkpoint, other: Checkpoint) -> None:
     for mine, theirs in ((one.tensors, other.tensors), (one.arrays, other.arrays)):
         assert mine.keys() == theirs.keys()
         for part in mine:
-            assert mine[part].keys() == theirs[part].keys()  # type: ignore[index]
+            assert mine[part].keys() == theirs[part].keys()
             for name, value in mine[part].items():
-                np.testing.assert_array_equal(value, theirs[part][name], f"{part}/{name}")  # type: ignore[index]
+                np.testing.assert_array_equal(value, theirs[part][name], f"{part}/{name}")
     assert {**one.meta, "run": None} == {**other.meta, "run": None}
 
 
