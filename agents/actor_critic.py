@@ -54,7 +54,7 @@ class PolicyConfig:
     """Imagined intervals are recorded ones, longer or shorter by up to this factor; 1 keeps them."""
     recent: int = 1000
     """Transitions, of the newest, from which decoupled courses are taken."""
-    updates: int = 200
+    updates: int = 150
     """Gradient steps of the actor after each fit of the world model."""
     starts: int = 100
     """Starts per gradient step, each on one member of the ensemble."""

@@ -21,6 +21,8 @@ import ode_rl.agents.mpc
 from ode_rl.agents import MPC, ODEPolicy
 from ode_rl.agents.planners import Deadline
 from ode_rl.cli import main
+from ode_rl.envs.task import make_task
+from ode_rl.envs.task_timing import TaskTiming
 from ode_rl.errors import UsageError
 from ode_rl.evaluate import evaluate_agent
 from ode_rl.known import Known
@@ -335,6 +337,14 @@ def test_an_agent_that_knew_something_is_loaded_with_it(tmp_path: Path) -> None:
 
 
 # --- bad input ---------------------------------------------------------------------------------------------
+
+
+def test_a_preset_does_not_expect_the_bare_task_where_observations_are_delayed() -> None:
+    bare, delayed = make_task("Pendulum-v1"), make_task("Pendulum-v1", TaskTiming(action_delay=0.05))
+    assert ODEPolicy(bare).settings.model.structure == "second-order"
+    assert ODEPolicy(delayed).settings.model.structure == "ode"
+    assert ODEPolicy(delayed).settings.policy == ODEPolicy(bare).settings.policy
+
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"policy": {"horizon": 0.01}}, "at least one control interval, 0.05 s"),
