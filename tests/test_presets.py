@@ -11,6 +11,7 @@ import yaml
 
 import ode_rl.agents.presets as presets
 from ode_rl.agents.mpc_config import MPCConfig
+from ode_rl.agents.ode_policy import ODEPolicyConfig
 from ode_rl.agents.presets import RUN_SETTINGS, load_preset, preset_ids
 from ode_rl.agents.registry import AGENTS
 from ode_rl.agents.true_mpc import TrueMPCConfig
@@ -33,6 +34,13 @@ def test_every_preset_of_mpc_builds(agent: str, key: str) -> None:
     assert name == key
     build(MPCConfig, {k: v for k, v in settings.items() if k not in RUN_SETTINGS})
     assert all(type(settings[k]) is int and settings[k] > 0 for k in RUN_SETTINGS if k in settings)
+
+
+@pytest.mark.parametrize(("agent", "key"), [pair for pair in ALL if pair[0] == "ode-policy"])
+def test_every_preset_of_ode_policy_builds(agent: str, key: str) -> None:
+    name, settings = load_preset(agent, key, key)
+    assert name == key
+    build(ODEPolicyConfig, {k: v for k, v in settings.items() if k not in RUN_SETTINGS})
 
 
 @pytest.mark.parametrize(("agent", "key"), [pair for pair in ALL if pair[0] == "mpc-true"])
