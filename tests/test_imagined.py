@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from torch import Tensor
 from ode_rl.agents import MPC, TimedReplayBuffer
 from ode_rl.agents.model_free import SAC as SACAgent
 from ode_rl.buffer import ReplayBuffer
+from ode_rl.cli import main
 from ode_rl.envs import (
     ControlInterval,
     ImaginedEnv,
@@ -32,6 +32,7 @@ from ode_rl.envs import (
 )
 from ode_rl.errors import UsageError
 from ode_rl.evaluate import evaluate_agent
+from ode_rl.files import read_json
 from ode_rl.fit import FitConfig, fit
 from ode_rl.known import Known
 from ode_rl.report import write_report
@@ -628,12 +629,16 @@ def test_the_report_of_an_agent_of_imagination_says_both_returns(
     agent.save(folder.checkpoint)
     report = write_report(folder, episodes=2, seed=5, device="cpu")
     assert sorted(path.name for path in report.iterdir()) == ["report.json", "returns.png"]
-    found = json.loads((report / "report.json").read_text())
+    found = read_json(report / "report.json")
     real = evaluate_agent(agent, "Pendulum-v1", 2, 5)
     assert found["real"]["returns"] == pytest.approx(real.returns)
     assert found["real"]["env_id"] == "Pendulum-v1"
     assert found["imagined"]["seconds"] == pytest.approx([10.0, 10.0])
     assert found["imagined"]["returns"] != pytest.approx(real.returns)
+    assert main(["report", str(folder.path), "--episodes", "2", "--device", "cpu"]) == 0
+    page = (folder.path / "report.html").read_text()
+    assert "Imagined and real return" in page
+    assert f"{read_json(report / 'report.json')['real']['mean_return']:.4g}" in page
 
 
 # --- must learn --------------------------------------------------------------------------------------------
