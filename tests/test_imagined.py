@@ -283,7 +283,8 @@ def test_the_interval_can_be_set_for_a_step_an_episode_and_for_good() -> None:
     assert env.interval == 0.2
     assert lasted() == pytest.approx((0.2, 0.2))
     assert lasted() == pytest.approx((0.05, 0.05))
-    env.reset(options={"dt": 0.1})
+    env.set_interval(0.2)
+    env.reset(options={"dt": 0.1})  # which what was set before does not outlive
     assert lasted() == lasted() == pytest.approx((0.1, 0.1))
     env.reset()
     assert lasted()[0] == 0.05
@@ -492,6 +493,16 @@ def test_stock_algorithms_learn_in_imagined_worlds_unchanged() -> None:
     assert np.isfinite(evaluation.mean_return)
 
 
+def test_the_agents_of_this_package_learn_in_imagined_worlds_too() -> None:
+    venv = ImaginedVecEnv(pendulum(), 4, max_seconds=0.5)
+    sac = SACAgent(venv, preset=None, seed=0, device="cpu", learning_starts=8, batch_size=8).learn(40)
+    assert (sac.env_id, sac.dt, sac.num_timesteps) == ("ode_rl/Imagined-v0", 0.05, 40)
+    assert np.all(sac.algorithm.replay_buffer.seconds[:10] == 0.05)  # type: ignore[attr-defined]
+    mpc = MPC(ImaginedVecEnv(pendulum(), 4), seed=0, **TINY).learn(48)
+    assert len(mpc.buffer) == 48
+    assert set(mpc.buffer.arrays().dt) == {0.05}
+
+
 # --- runs --------------------------------------------------------------------------------------------------
 
 
@@ -548,6 +559,8 @@ def test_a_world_is_as_long_and_as_timed_as_its_run(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_no_world_model_is_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="run='runs/"):
+        gymnasium.make("ode_rl/Imagined-v0")
     with pytest.raises(UsageError, match="not a folder"):
         ImaginedEnv(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
