@@ -339,6 +339,22 @@ def test_the_real_task_draws_the_imagined_pose() -> None:
         ImaginedEnv(pendulum(), render_mode="human")
 
 
+def test_a_robot_that_is_drawn_comes_along_its_track() -> None:
+    model = known_world(lambda z, a: torch.zeros_like(z), n_obs=17, n_action=6, native_dt=0.05)
+    world = LearnedWorld.of(model, recorded("HalfCheetah-v5", 20), "HalfCheetah-v5")
+    env = ImaginedEnv(world, render_mode="rgb_array", max_disagreement=None)
+    obs = np.zeros(17)
+    obs[8] = 2.0  # metres per second
+    env.reset(seed=0, options={"obs": obs})
+    places = []
+    for _ in range(4):
+        env.step(np.zeros(6))
+        assert env._pose is not None
+        places.append(env._pose[0])
+    np.testing.assert_allclose(places, [0.1, 0.2, 0.3, 0.4], atol=1e-6)
+    env.close()
+
+
 # --- many worlds -------------------------------------------------------------------------------------------
 
 
