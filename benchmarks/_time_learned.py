@@ -163,19 +163,37 @@ def _rates(tasks: dict[str, tuple[Callable[[], None], int]], rounds: int = 30, s
 
 def fetch_reach(table: Table, seed: int) -> None:
     """FetchReach (sparse) by mpc with the known distance to the goal."""
-    arguments = ["--agent", "mpc", "--known", "ode_rl.envs.goal_distance:fetch", "--steps", "400"]
+    arguments = ["--agent", "mpc", "--known", "ode_rl.envs.goal_distance:fetch"]
     _success(table, seed, "FetchReach-v4", "mpc", arguments, least=0.9)
 
 
 def point_maze(table: Table, seed: int) -> None:
-    """PointMaze_UMaze by sac on the dense reward, whatever comes of it."""
-    _success(table, seed, "PointMaze_UMazeDense-v3", "sac", ["--agent", "sac", "--steps", "50000"], None)
+    """PointMaze_UMaze by sac on the dense reward, actions held for 0.05 s; whatever comes of it."""
+    arguments = ["--agent", "sac", "--dt", "0.05", "--steps", "20000"]
+    _success(table, seed, "PointMaze_UMazeDense-v3", "sac", arguments, None, 0.05)
+
+
+class _Random:
+    """Uniform actions."""
+
+    def __init__(self, env_id: str) -> None:
+        self.space: Any = make_task(env_id).action_space
+        self.space.seed(0)
+
+    def predict(self, observation: Any, *_: Any) -> tuple[Any, None]:
+        return np.stack([self.space.sample() for _ in observation]), None
 
 
 def _success(
-    table: Table, seed: int, env_id: str, agent: str, arguments: list[str], least: float | None
+    table: Table,
+    seed: int,
+    env_id: str,
+    agent: str,
+    arguments: list[str],
+    least: float | None,
+    dt: float | None = None,
 ) -> None:
-    """Train through the command line; the success rate of its evaluation."""
+    """Train through the command line; the success rate of its evaluation, and that of random actions."""
     if not table.wants(env_id, agent, seed):
         return
     if importlib.util.find_spec("gymnasium_robotics") is None:
@@ -189,8 +207,10 @@ def _success(
         found = json.loads((run / "evaluation.json").read_text())
     rate = float(found["success_rate"])
     asked, ok = ("", None) if least is None else (f">= {least:g}", rate >= least)
+    random = evaluate_agent(_Random(env_id), env_id, 50, timing=dt).success_rate
     numbers = [
         table.number(env_id, agent, seed, "success rate", rate, "", "", asked, ok),
+        table.number(env_id, agent, seed, "success rate of random actions", float(random or 0.0)),
         table.number(env_id, agent, seed, "mean return", found["mean_return"]),
     ]
     table.write(env_id, agent, seed, numbers)

@@ -19,13 +19,17 @@ from ode_rl.timing import positive_seconds
 LOADING = ("task", "device", "known", "spec")
 
 
-def imagination_of(run: str | Path | LearnedWorld, settings: dict[str, Any]) -> Imagination:
+def imagination_of(run: str | Path | LearnedWorld | None, settings: dict[str, Any]) -> Imagination:
     """The laws of a run's world, or of a `LearnedWorld`; `settings` are those of `ImaginationConfig`, and of
     `LearnedWorld.load` where `run` is a path.
 
     Raises:
         UsageError: for a run that is not a world model, or settings that cannot be.
     """
+    if run is None:
+        raise UsageError(
+            "the run of a world model", "none", "Write run='runs/...', the folder of a training."
+        )
     loading = {name: settings[name] for name in LOADING if name in settings}
     config = build(ImaginationConfig, {k: v for k, v in settings.items() if k not in loading})
     if not isinstance(run, LearnedWorld):
@@ -85,6 +89,8 @@ class ImaginedBatch:
             one = self.imagination.begin(self.generators[i])
             obs[i], member[i], seconds[i], budget[i] = (x[0] for x in one)
             self._episode[i] = dt[i]
+            if self._next is not None:
+                self._next[i] = dt[i]
         if options.get("obs") is not None:
             obs[rows] = self._observations(options["obs"])[rows]
         if options.get("member") is not None:

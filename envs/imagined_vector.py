@@ -30,7 +30,7 @@ class ImaginedVectorEnv(VectorEnv[Float32, npt.NDArray[Any], Any]):
 
     def __init__(
         self,
-        run: str | Path | LearnedWorld,
+        run: str | Path | LearnedWorld | None = None,
         num_envs: int = 1,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         **settings: Any,
