@@ -314,7 +314,11 @@ def train_command(context: click.Context, resume: str | None, **options: Any) ->
 )
 @_seed(None, "Seed of the first episode. [default: as after training]")
 @click.option("--json", "json_file", metavar="FILE", help="Write the result to a file.")
-@click.option("--video", is_flag=True, help="Record the first episode, in the run folder or here.")
+@click.option(
+    "--video",
+    is_flag=True,
+    help="Record the first episode, in the run folder or here; with --episodes up to 9 in a grid.",
+)
 @_choice(
     "--sweep",
     SWEEPS,
@@ -506,7 +510,8 @@ def _evaluate(
     _summary(evaluation)
     for name in sweep:
         _sweep_through(in_all, name, folder / "sweeps")
-    if video and (written := record_video(loaded.agent, env_id, folder / "video.mp4", seed, timing)):
+    recorded = (loaded.agent, env_id, folder / "video.mp4", seed, timing)
+    if video and (written := record_video(*recorded, episodes=episodes or 1)):
         print(f"video           {written}")
     return 0
 

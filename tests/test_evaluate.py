@@ -24,7 +24,7 @@ from ode_rl.evaluate import evaluate_agent, load_agent
 from ode_rl.files import write_json
 from ode_rl.plots import plot_learning_curve
 from ode_rl.run import Episode, RunFolder
-from ode_rl.video import record_video
+from ode_rl.video import _grid, in_real_time, record_video
 from tests.fakes import FakeLearner, Push
 from tests.own_tasks import Balance
 
@@ -302,6 +302,58 @@ def test_a_video_plays_in_real_time(tmp_path: Path) -> None:
     assert frames == 201
     assert seconds == pytest.approx(10.05)
     assert [path.name for path in tmp_path.iterdir()] == ["video.mp4"]
+
+
+def picture(value: int, size: tuple[int, int] = (4, 6)) -> Any:
+    return np.full((*size, 3), value, np.uint8)
+
+
+def test_drawn_intervals_are_shown_for_as_long_as_they_last() -> None:
+    frames = [(picture(1), 0.1), (picture(2), 0.3), (picture(3), 0.05), (picture(4), 0.05), (picture(5), 0.0)]
+    shown = [int(frame[0, 0, 0]) for frame in in_real_time(iter(frames), fps=20)]
+    assert shown == [1, 1, *([2] * 6), 3, 4, 5]
+    # Frames that are over before the next is due are left out; the clock goes on.
+    shown = [int(frame[0, 0, 0]) for frame in in_real_time(iter(frames), fps=10)]
+    assert shown == [1, 2, 2, 2, 3, 5]
+
+
+def test_a_video_at_other_intervals_lasts_as_long_as_the_episode(tmp_path: Path) -> None:
+    for timing in (TaskTiming(dt=0.2), TaskTiming(dt_range=(0.05, 0.4))):
+        written = record_video(Push(), "Pendulum-v1", tmp_path / "video.mp4", timing=timing)
+        assert written is not None
+        assert imageio_ffmpeg.count_frames_and_secs(str(written))[1] == pytest.approx(10, abs=0.3)
+
+
+def test_several_episodes_are_a_grid_whose_ended_ones_stay_darkened() -> None:
+    short, long = [picture(200)], [picture(100), picture(100)]
+    one, two = _grid([iter(long), iter(short), iter(long)])
+    assert one.shape == two.shape == (8, 12, 3)
+    assert (one[:4, :6] == 100).all()
+    assert (one[:4, 6:] == 200).all()
+    assert (two[:4, 6:] == 100).all()  # half as bright
+    assert (two[4:, :6] == 100).all()
+    assert (two[4:, 6:] == 255).all()  # no fourth episode
+    (big,) = _grid([iter([picture(9, (1000, 1400))]) for _ in range(4)])
+    assert big.shape[1] <= 1920
+    assert not any(side % 2 for side in big.shape[:2])
+
+
+def test_the_episodes_of_a_grid_have_the_seeds_of_the_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = make_task("Pendulum-v1").unwrapped.__class__
+    monkeypatch.setattr(env, "render", lambda self: np.full((8, 8, 3), 90, np.uint8))
+    seen = []
+    reset = env.reset
+
+    def spied(self: Any, *, seed: int | None = None, options: Any = None) -> Any:
+        seen.append(seed)
+        return reset(self, seed=seed, options=options)
+
+    monkeypatch.setattr(env, "reset", spied)
+    written = record_video(Push(), "Pendulum-v1", tmp_path / "video.mp4", seed=70, episodes=4)
+    assert next(imageio_ffmpeg.read_frames(str(written)))["size"] == (16, 16)
+    assert sorted(set(seen) - {0}) == [70, 71, 72, 73]
 
 
 def test_a_task_that_cannot_render_gets_no_video_and_one_line_why(
