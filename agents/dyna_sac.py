@@ -19,7 +19,9 @@ class LayerNormCritic(ContinuousCritic):
     do not let them diverge. Source: Ball et al. 2023 (arXiv 2302.02948).
     """
 
-    def __init__(self, *, net_arch: list[int], activation_fn: type[nn.Module] = nn.ReLU, **others: Any) -> None:
+    def __init__(
+        self, *, net_arch: list[int], activation_fn: type[nn.Module] = nn.ReLU, **others: Any
+    ) -> None:
         super().__init__(net_arch=net_arch, activation_fn=activation_fn, **others)
         width = int(others["features_dim"]) + get_action_dim(self.action_space)
         for i in range(self.n_critics):

@@ -100,7 +100,9 @@ class Gauge(NamedTuple):
     def measured(cls, model: WorldModel, buffer: ReplayBuffer) -> Gauge:
         """That of a world model and the data that it was fitted to."""
         serials = buffer.serials()
-        data = buffer.arrays(serials[np.linspace(0, len(serials) - 1, min(len(serials), N_MEASURED)).astype(int)])
+        data = buffer.arrays(
+            serials[np.linspace(0, len(serials) - 1, min(len(serials), N_MEASURED)).astype(int)]
+        )
         z, a, after, dt = (_tensor(x, model) for x in (data.obs, data.action, data.next_obs, data.dt))
         spread = ((after - z) / dt[:, None]).std(0, correction=0)
         unit = torch.where(spread > 0, spread, torch.inf)  # what never changes has no say
