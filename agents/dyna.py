@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from ode_rl.known import NOTHING_KNOWN, Known, scaled
 from ode_rl.names import PLAIN_MODELS
 from ode_rl.settings import build, plain
 from ode_rl.state import state_spec
+from ode_rl.types import FloatArray
 from ode_rl.world_model import WorldModel, WorldModelConfig
 
 # Transitions below which nothing is fitted, however early the agent starts to learn.
@@ -120,7 +121,7 @@ class Dyna(ModelFree):
 
     @classmethod
     def _defaults(cls) -> dict[str, Any]:
-        return super()._defaults() | DEFAULTS | plain(DynaConfig())
+        return {**super()._defaults(), **DEFAULTS, **plain(DynaConfig())}
 
     @classmethod
     def _resolved(cls, settings: dict[str, Any]) -> dict[str, Any]:
@@ -129,7 +130,7 @@ class Dyna(ModelFree):
             if found[name] != only:
                 raise UsageError(f"{name}={only!r} ({why})", repr(found[name]), f"Leave out {name}.")
         own = {name: value for name, value in settings.items() if name in OWN}
-        return found | plain(build(DynaConfig, own))
+        return {**found, **plain(build(DynaConfig, own))}
 
     def _build(self, settings: dict[str, Any]) -> None:
         self.options = build(DynaConfig, {name: settings[name] for name in OWN})
@@ -269,13 +270,13 @@ class Dyna(ModelFree):
 
     def _act(self, z: Tensor) -> Tensor:
         """The policy's random actions ``[E, N, A]`` in [-1, 1]."""
-        actor = self.algorithm.policy.actor
+        actor: Any = self.algorithm.policy.actor
         action: Tensor = actor(z.reshape(-1, z.shape[-1]).float())
         return action.reshape(*z.shape[:-1], -1).to(z)
 
     def _log_spent(self) -> None:
         steps = max(1, self.buffer.n_added)
-        self.logger.record("spent/gradient_steps", self.algorithm._n_updates)  # type: ignore[attr-defined]
+        self.logger.record("spent/gradient_steps", self.algorithm._n_updates)
         self.logger.record("spent/model_updates", self.spent.model_updates)
         self.logger.record("spent/field_evaluations", self.spent.field_evaluations)
         self.logger.record("spent/imagined_steps", self.spent.imagined)
@@ -363,7 +364,7 @@ class WorldLearning(BaseCallback):
 
     def _cut_what_does_not_go_on(self) -> None:
         """Episodes that were open before `learn` go on only if the environments stand where they ended."""
-        buffer, now = self.agent.buffer, self.agent.algorithm._last_obs
+        buffer, now = self.agent.buffer, cast("FloatArray | None", self.agent.algorithm._last_obs)
         for i, serial in list(buffer.open_ends.items()):
             ended = buffer.next_obs[serial % buffer.capacity]
             if now is None or i >= len(now) or not np.array_equal(np.asarray(now[i], np.float32), ended):

@@ -163,7 +163,8 @@ class MixedReplayBuffer(BaseBuffer):
     def _recorded(self, n: int) -> Rows:
         oldest = self.real.n_added - len(self.real)
         found = self.real.arrays(oldest + (self.rng.integers(len(self.real), size=n) if n else NONE))
-        return Rows(found.obs, found.action, found.reward, found.next_obs, found.terminated, found.dt)
+        ended = found.terminated.astype(np.float32)
+        return Rows(found.obs, found.action, found.reward, found.next_obs, ended, found.dt)
 
     def _imagined(self, n: int) -> Rows:
         at = self.rng.integers(len(self.imagined), size=n) if n else NONE
