@@ -105,10 +105,15 @@ class ModelFree(Learner):
         return found
 
     @classmethod
+    def _defaults(cls) -> dict[str, Any]:
+        """The settings that there are, and what they are where nobody says anything."""
+        parameters = inspect.signature(cls._algorithm_class().__init__).parameters
+        return {name: p.default for name, p in parameters.items() if name not in NOT_SETTINGS} | BESIDE
+
+    @classmethod
     def _resolved(cls, settings: dict[str, Any]) -> dict[str, Any]:
         """All settings by name, as JSON values; what is left out has its default."""
-        parameters = inspect.signature(cls._algorithm_class().__init__).parameters
-        known = {name: p.default for name, p in parameters.items() if name not in NOT_SETTINGS} | BESIDE
+        known = cls._defaults()
         for name in settings:
             if name not in known:
                 raise UsageError(f"a setting of {cls.name}", repr(name), nearest(name, known))

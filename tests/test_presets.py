@@ -67,6 +67,11 @@ def test_auto_takes_the_preset_of_the_task_and_else_the_default() -> None:
     assert load_preset("mpc", "own/Task-v0", "Pendulum-v1") == load_preset("mpc", "Pendulum-v1")
 
 
+def test_the_preset_of_another_task_is_refused_where_there_is_an_own_one() -> None:
+    with pytest.raises(UsageError, match=r"preset of Pendulum-v1, got Reacher-v5"):
+        load_preset("mpc", "somebody:Pendulum-v1", "Reacher-v5")
+
+
 @pytest.mark.parametrize("nothing", [None, "none"])
 def test_no_preset_is_no_settings(nothing: str | None) -> None:
     assert load_preset("mpc", "Pendulum-v1", nothing) == ("none", {})
