@@ -315,6 +315,9 @@ def _loaded(config: TrainConfig, checkpoint: Path, env: Any) -> Learner:
 
 
 def _build(config: TrainConfig, env: Any) -> Learner:
+    from stable_baselines3.common.utils import set_random_seed
+
+    set_random_seed(config.seed)  # a task may draw from the global streams
     agent: Learner = _class_of(config.agent)(
         env,
         preset=config.preset,
