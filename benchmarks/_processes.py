@@ -6,6 +6,7 @@ import csv
 import os
 import subprocess
 import sys
+from typing import Any
 from pathlib import Path
 
 import numpy as np
@@ -64,12 +65,12 @@ def episodes(run: Path) -> list[dict[str, str]]:
 def same_weights(one: Path, other: Path) -> bool:
     """Whether the last checkpoints of two runs hold the same tensors and arrays."""
     a, b = (read_checkpoint(run / "checkpoint") for run in (one, other))
-    pairs = [(a.tensors, b.tensors), (a.arrays, b.arrays)]
+    pairs: list[tuple[Any, Any]] = [(a.tensors, b.tensors), (a.arrays, b.arrays)]
     return all(
         mine.keys() == theirs.keys()
         and all(
             np.array_equal(value, theirs[part][name]) for part in mine for name, value in mine[part].items()
-        )  # type: ignore[index]
+        )
         for mine, theirs in pairs
     )
 

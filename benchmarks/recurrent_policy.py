@@ -99,7 +99,7 @@ def training_env(task: Task, model: str) -> VecNormalize:
     env = gymnasium.make(task.env_id)
     steps = env.spec.max_episode_steps if env.spec else None
     shares = [(i + 1) / task.n_envs for i in range(task.n_envs)]
-    makers = [partial(_make, task, round(share * (steps or 1))) for share in shares]
+    makers: list[Any] = [partial(_make, task, round(share * (steps or 1))) for share in shares]
     return VecNormalize(DummyVecEnv(makers), gamma=task.ppo["gamma"], norm_obs_keys=_normalised(model))
 
 
