@@ -348,7 +348,9 @@ def test_a_robot_that_is_drawn_comes_along_its_track() -> None:
     env.reset(seed=0, options={"obs": obs})
     places = []
     for _ in range(4):
-        env.step(np.zeros(6))
+        seen = env.step(np.zeros(6))[0]
+        assert seen.dtype == np.float64  # as the task's own
+        assert env.observation_space.contains(seen)
         assert env._pose is not None
         places.append(env._pose[0])
     np.testing.assert_allclose(places, [0.1, 0.2, 0.3, 0.4], atol=1e-6)
