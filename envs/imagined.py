@@ -15,7 +15,7 @@ from ode_rl.envs.stage import CannotRender, Stage
 from ode_rl.envs.task import make_task
 from ode_rl.errors import UsageError
 
-Vector = npt.NDArray[np.float32]
+Vector = npt.NDArray[np.floating[Any]]
 
 
 class ImaginedEnv(gymnasium.Env[Vector, Vector]):

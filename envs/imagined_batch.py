@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.utils import seeding
 
-from ode_rl.envs.imagination import Float64, Imagination, ImaginationConfig, Imagined, Worlds
+from ode_rl.envs.imagination import Float64, Imagination, ImaginationConfig, Imagined, Obs, Worlds
 from ode_rl.envs.learned_world import LearnedWorld
 from ode_rl.errors import UsageError
 from ode_rl.settings import build
@@ -53,7 +53,9 @@ class ImaginedBatch:
         self._next: Float64 | None = None
         n_obs = len(imagination.low)
         zeros = np.zeros(n)
-        self.worlds = Worlds(np.zeros((n, n_obs), np.float32), np.zeros(n, np.int64), zeros, zeros.copy())
+        self.worlds = Worlds(
+            np.zeros((n, n_obs), imagination.low.dtype), np.zeros(n, np.int64), zeros, zeros.copy()
+        )
 
     @property
     def interval(self) -> Float64:
@@ -118,9 +120,9 @@ class ImaginedBatch:
         found: Float64 = self._for_each(dt, np.float64, (), "seconds")
         return found
 
-    def _observations(self, obs: Any) -> npt.NDArray[np.float32]:
-        width = self.imagination.low.shape
-        rows: npt.NDArray[np.float32] = self._for_each(obs, np.float32, width, "observations")
+    def _observations(self, obs: Any) -> Obs:
+        like = self.imagination.low
+        rows: Obs = self._for_each(obs, like.dtype, like.shape, "observations")
         if not np.isfinite(rows).all():
             raise UsageError("finite observations to start from", obs, "Give one of the task.")
         return self.imagination.project(rows, rows)

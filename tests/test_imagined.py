@@ -17,7 +17,7 @@ from stable_baselines3.common.env_checker import check_env as check_env_of_sb3
 from stable_baselines3.common.vec_env import VecMonitor
 from torch import Tensor
 
-from ode_rl.agents import MPC, TimedReplayBuffer
+from ode_rl.agents import MPC, Dyna, ODEPolicy, TimedReplayBuffer
 from ode_rl.agents.model_free import SAC as SACAgent
 from ode_rl.buffer import ReplayBuffer
 from ode_rl.cli import main
@@ -348,7 +348,9 @@ def test_a_robot_that_is_drawn_comes_along_its_track() -> None:
     env.reset(seed=0, options={"obs": obs})
     places = []
     for _ in range(4):
-        env.step(np.zeros(6))
+        seen = env.step(np.zeros(6))[0]
+        assert seen.dtype == np.float64  # as the task's own
+        assert env.observation_space.contains(seen)
         assert env._pose is not None
         places.append(env._pose[0])
     np.testing.assert_allclose(places, [0.1, 0.2, 0.3, 0.4], atol=1e-6)
@@ -561,6 +563,23 @@ def test_what_save_wrote_is_a_world_too(run: Path, tmp_path: Path) -> None:
     agent.save(tmp_path / "pendulum.zip")
     for path in (tmp_path / "pendulum.zip", run / "checkpoint"):
         assert ImaginedEnv(path).reset(seed=0)[0].shape == (3,)
+
+
+@pytest.mark.parametrize("agent_class", [ODEPolicy, Dyna])
+def test_every_agent_with_a_world_model_leaves_a_world(agent_class: Any, tmp_path: Path) -> None:
+    agent = agent_class(make_task(CART), preset=None, seed=0, device="cpu", buffer_size=60)
+    data = recorded(CART, 50).arrays()
+    for row in zip(*data, strict=True):
+        agent.buffer.add(Transition(*row, truncated=False))
+    agent.model.n_fits.fill_(1)
+    agent.save(tmp_path / "agent.zip")
+    world = LearnedWorld.load(tmp_path / "agent.zip", device="cpu")
+    np.testing.assert_array_equal(world.buffer.arrays().obs, data.obs)
+    for mine, theirs in zip(
+        world.model.state_dict().values(), agent.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(mine, theirs)
+    assert ImaginedEnv(world).reset(seed=0)[0].shape == (2,)
 
 
 def test_a_world_is_as_long_and_as_timed_as_its_run(tmp_path: Path) -> None:
