@@ -569,7 +569,8 @@ def test_what_save_wrote_is_a_world_too(run: Path, tmp_path: Path) -> None:
 def test_every_agent_with_a_world_model_leaves_a_world(agent_class: Any, tmp_path: Path) -> None:
     agent = agent_class(make_task(CART), preset=None, seed=0, device="cpu", buffer_size=60)
     data = recorded(CART, 50).arrays()
-    for row in zip(*data, strict=True):
+    rows: Any = zip(*data, strict=True)
+    for row in rows:
         agent.buffer.add(Transition(*row, truncated=False))
     agent.model.n_fits.fill_(1)
     agent.save(tmp_path / "agent.zip")
