@@ -571,7 +571,8 @@ def test_every_agent_with_a_world_model_leaves_a_world(agent_class: Any, tmp_pat
     data = recorded(CART, 50).arrays()
     rows: Any = zip(*data, strict=True)
     for row in rows:
-        agent.buffer.add(Transition(*row, truncated=False))
+        found: dict[str, Any] = dict(zip(data._fields, row, strict=True))
+        agent.buffer.add(Transition(**found, truncated=False))
     agent.model.n_fits.fill_(1)
     agent.save(tmp_path / "agent.zip")
     world = LearnedWorld.load(tmp_path / "agent.zip", device="cpu")
