@@ -82,8 +82,6 @@ class Spent:
     """Evaluations of the vector field in fits, for one batch each."""
     imagined: int = 0
     """Imagined intervals."""
-    wall_s: float = 0.0
-    """Seconds of real time in `learn`, evaluations on the way included."""
 
 
 class Dyna(ModelFree):
@@ -144,6 +142,7 @@ class Dyna(ModelFree):
         self.model = WorldModel(n_obs, n_action, self.dt, config, weights, spec, known).to(self.device)
         self._project = Projection(self.env_id, self.observation_space, self.model.log_noise)
         self._gauge: Gauge | None = None
+        self._since = time.perf_counter(), 0
         self.spent, self.fits, self._fitted_at, self._imagined_at = Spent(), 0, 0, 0
 
     def _arguments(self) -> dict[str, Any]:
@@ -275,12 +274,13 @@ class Dyna(ModelFree):
         return action.reshape(*z.shape[:-1], -1).to(z)
 
     def _log_spent(self) -> None:
-        steps = max(1, self.buffer.n_added)
+        began, then = self._since
+        self._since = now, n = time.perf_counter(), self.buffer.n_added
         self.logger.record("spent/gradient_steps", self.algorithm._n_updates)
         self.logger.record("spent/model_updates", self.spent.model_updates)
         self.logger.record("spent/field_evaluations", self.spent.field_evaluations)
         self.logger.record("spent/imagined_steps", self.spent.imagined)
-        self.logger.record("spent/wall_s_per_step", self.spent.wall_s / steps)
+        self.logger.record("spent/wall_s_per_step", (now - began) / max(1, n - then))
 
     # -- files ----------------------------------------------------------------------------------------
 
@@ -344,20 +344,11 @@ class WorldLearning(BaseCallback):
         self.agent = agent
 
     def _on_training_start(self) -> None:
-        self._clock = time.perf_counter()
+        self.agent._since = time.perf_counter(), self.agent.buffer.n_added
         self._cut_what_does_not_go_on()
 
     def _on_rollout_start(self) -> None:
-        self._count_time()
         self.agent._improve_world()
-
-    def _on_training_end(self) -> None:
-        self._count_time()
-
-    def _count_time(self) -> None:
-        now = time.perf_counter()
-        self.agent.spent.wall_s += now - self._clock
-        self._clock = now
 
     def _on_step(self) -> bool:
         return True

@@ -328,7 +328,7 @@ def test_what_was_spent_is_logged() -> None:
     assert logger.all["spent/model_updates"] == agent.spent.model_updates == 3 * 4
     assert logger.all["spent/field_evaluations"] > 0
     assert 0 < logger.all["spent/imagined_steps"] <= agent.spent.imagined
-    assert 0 < logger.all["spent/wall_s_per_step"] < agent.spent.wall_s
+    assert 0 < logger.all["spent/wall_s_per_step"] < 5
     assert logger.all["imagined/horizon_s"] == 0.1
     assert 0 < logger.all["imagined/share_of_horizon"] <= 1
     assert "model/dynamics_loss" in logger.all
