@@ -14,7 +14,6 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from ode_rl.agents.algorithm_state import restore_algorithm
-from ode_rl.agents.learner import box_of
 from ode_rl.agents.mixed_replay import MixedReplayBuffer
 from ode_rl.agents.model_free import ModelFree
 from ode_rl.agents.model_rollouts import Gauge, Projection, RolloutConfig, branched_rollouts
@@ -303,21 +302,8 @@ class Dyna(ModelFree):
 
     @classmethod
     def _from_parts(cls, parts: Checkpoint, device: str, known: Known) -> Dyna:
+        agent = cls._unbuilt(parts, device, known)
         config = parts.meta["config"]
-        if known.names != (was := list(config.get("known", []))):
-            raise UsageError(
-                f"the functions that the agent was trained with, {was or 'none'}",
-                known.names or "none",
-                f"Give known=Known({', '.join(f'{name}=...' for name in was)}).",
-            )
-        agent = cls.__new__(cls)
-        agent.known = known
-        agent.env, agent.env_id, agent.dt = None, str(config["env_id"]), float(config["dt"])
-        agent.interval = float(config["interval"])
-        agent.observation_space = box_of(parts.arrays["observation_space"])
-        agent.action_space = box_of(parts.arrays["action_space"])
-        agent._begin_anew(int(config["seed"]), device, verbose=0)
-        agent.preset = str(config["preset"])
         agent._build(cls._resolved(dict(config["settings"])))
         restore_algorithm(agent.algorithm, agent.normalizer, parts)
         agent.num_timesteps = agent.algorithm.num_timesteps
