@@ -61,7 +61,8 @@ def distilled(table: Table, seed: int) -> None:
         }
         share = (returns["policy"] - returns["random"]) / (returns["planner"] - returns["random"])
         slow, quick = decision_ms(planner, env_id, DECISIONS // 10), decision_ms(policy, env_id, DECISIONS)
-        ratio, p50, p99 = np.median(slow) / np.median(quick), *np.percentile(quick, (50, 99))
+        ratio = float(np.median(slow) / np.median(quick))
+        p50, p99 = (float(np.percentile(quick, q)) for q in (50, 99))
 
         def number(metric: str, value: float, unit: str, asked: str = "", ok: bool | None = None) -> Any:
             return table.number(env_id, "ode", seed, metric, value, unit, "1", asked, ok)  # noqa: B023

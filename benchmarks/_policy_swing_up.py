@@ -100,7 +100,13 @@ def _measure_settling(table: Table, task: Task, seed: int) -> float:
     env = made(task, "fixed")
     space: Any = env.action_space
     planner = {"candidates": 100, "iterations": 4, "init_std": 0.7, "noise_exponent": 2.0}
-    plan = {"horizon": task.horizon, "knots": "linear", "n_knots": 11, "growth": 1.05, "planner": planner}
+    plan: dict[str, Any] = {
+        "horizon": task.horizon,
+        "knots": "linear",
+        "n_knots": 11,
+        "growth": 1.05,
+        "planner": planner,
+    }
     agent = TrueMPC(TrueDynamics(env), task.env_id, space.low, space.high, None, seed, **plan)
     began = time.perf_counter()
     found = settled(agent, task, "fixed", FIRST_SEED, 10.0)

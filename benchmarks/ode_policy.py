@@ -16,9 +16,9 @@ from __future__ import annotations
 from _policy_contacts import contacts
 from _policy_distilled import distilled
 from _policy_swing_up import exponential, fixed, settling, uniform
-from _rows import run_rows
+from _rows import Row, run_rows
 
-ROWS = {
+ROWS: dict[str, Row] = {
     "settling": settling,
     "swing-up": fixed,
     "swing-up-uniform": uniform,
