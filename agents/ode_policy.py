@@ -48,6 +48,8 @@ class ODEPolicyConfig:
     """Discount per native step."""
     warmup_steps: int = 200
     """Steps of random actions before the first round of learning."""
+    warmup_std: float = 1.0
+    """Standard deviation of these scaled actions, which are cut to [-1, 1]."""
     warmup_exponent: float = 1.0
     """Colour of the random actions of the warm-up: 0 white, 2 brown."""
     explore_std: float = 0.2
@@ -308,7 +310,7 @@ class ODEPolicy(Learner):
         """Act once in every environment and store what came of it; False if a callback ends the training."""
         obs, starts, memory, _ = self._progress
         jitter, noise = self._noise(env.num_envs)
-        scaled = jitter
+        scaled = self.settings.warmup_std * jitter
         if self.rounds:
             rows = self._check_observation(np.asarray(obs, np.float32))
             with torch.inference_mode():
