@@ -171,7 +171,7 @@ def fetch_reach(table: Table, seed: int) -> None:
 
 def point_maze(table: Table, seed: int) -> None:
     """PointMaze_UMaze by sac on the dense reward, actions held for 0.05 s; whatever comes of it."""
-    arguments = ["--agent", "sac", "--dt", "0.05", "--steps", "20000"]
+    arguments = ["--agent", "sac", "--dt", "0.05", "--steps", "10000"]
     _success(table, seed, "PointMaze_UMazeDense-v3", "sac", arguments, None, 0.05)
 
 
