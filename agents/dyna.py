@@ -13,10 +13,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from ode_rl.agents.algorithm_state import restore_algorithm
+from ode_rl.agents.dyna_sac import DynaSAC
 from ode_rl.agents.mixed_replay import MixedReplayBuffer
 from ode_rl.agents.model_free import ModelFree
+from ode_rl.agents.model_gradient import Discount
 from ode_rl.agents.model_rollouts import Gauge, Projection, RolloutConfig, branched_rollouts
+from ode_rl.agents.value_expansion import ExpansionConfig, improve_actor
 from ode_rl.buffer import ReplayBuffer
 from ode_rl.checkpoint import Checkpoint
 from ode_rl.errors import Stopped, UsageError
@@ -50,6 +52,8 @@ class DynaConfig:
     """How the world model is fitted."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """The roll-outs of the policy in the world model."""
+    expansion: ExpansionConfig = field(default_factory=ExpansionConfig)
+    """Steps of the actor along gradients of the world model."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.real_share <= 1:
@@ -81,6 +85,8 @@ class Spent:
     """Evaluations of the vector field in fits, for one batch each."""
     imagined: int = 0
     """Imagined intervals."""
+    expansions: int = 0
+    """Gradient steps of the actor through the world model."""
 
 
 class Dyna(ModelFree):
@@ -142,6 +148,8 @@ class Dyna(ModelFree):
         self._project = Projection(self.env_id, self.observation_space, self.model.log_noise)
         self._gauge: Gauge | None = None
         self._since = time.perf_counter(), 0
+        if self.options.expansion.updates:
+            self.algorithm.afterwards = self._expand  # type: ignore[attr-defined]
         self.spent, self.fits, self._fitted_at, self._imagined_at = Spent(), 0, 0, 0
 
     def _arguments(self) -> dict[str, Any]:
@@ -266,6 +274,24 @@ class Dyna(ModelFree):
         )
         self.logger.record("imagined/mean_reward", float(rows.reward.mean()) if len(rows.reward) else 0.0)
 
+    def _expand(self) -> None:
+        """Gradient steps of the actor through the world model, once there is one."""
+        config, algorithm = self.options.expansion, cast("DynaSAC", self.algorithm)
+        n, k = -(-config.starts // self.model.n_members), config.intervals(self.interval)
+        alpha: Any = algorithm.log_ent_coef
+        weight = algorithm.ent_coef_tensor if alpha is None else alpha.detach().exp()
+        discount = Discount(self.replay.rho, self.dt)
+        for _ in range(config.updates if self.fits else 0):
+            rows = self.rng.choice(self.buffer.serials(), (k, self.model.n_members, n))
+            seconds = torch.as_tensor(self.buffer.arrays(rows).dt).to(self.model.log_noise)
+            z = torch.as_tensor(self.buffer.arrays(rows[0]).obs).to(self.model.log_noise)
+            value = improve_actor(
+                self.model, algorithm.policy, z, seconds, weight, discount, config.max_grad_norm
+            )
+            self.spent.expansions += 1
+            if value is not None:
+                self.logger.record("train/expanded_value", value)
+
     def _act(self, z: Tensor) -> Tensor:
         """The policy's random actions ``[E, N, A]`` in [-1, 1]."""
         actor: Any = self.algorithm.policy.actor
@@ -279,6 +305,7 @@ class Dyna(ModelFree):
         self.logger.record("spent/model_updates", self.spent.model_updates)
         self.logger.record("spent/field_evaluations", self.spent.field_evaluations)
         self.logger.record("spent/imagined_steps", self.spent.imagined)
+        self.logger.record("spent/expansions", self.spent.expansions)
         self.logger.record("spent/wall_s_per_step", (now - began) / max(1, n - then))
 
     # -- files ----------------------------------------------------------------------------------------
@@ -305,8 +332,7 @@ class Dyna(ModelFree):
         agent = cls._unbuilt(parts, device, known)
         config = parts.meta["config"]
         agent._build(cls._resolved(dict(config["settings"])))
-        restore_algorithm(agent.algorithm, agent.normalizer, parts)
-        agent.num_timesteps = agent.algorithm.num_timesteps
+        agent._restore(parts)
         agent._restore_world(parts)
         return agent
 

@@ -264,11 +264,15 @@ class ModelFree(Learner):
         agent = cls._unbuilt(parts, device, known)
         config = parts.meta["config"]
         agent._build(cls._resolved(dict(config["settings"])))
-        restore_algorithm(agent.algorithm, agent.normalizer, parts)
-        restore_rollout(agent.algorithm, agent.normalizer, parts)
-        agent._rollout_left = parts
-        agent.num_timesteps = agent.algorithm.num_timesteps
+        agent._restore(parts)
         return agent
+
+    def _restore(self, parts: Checkpoint) -> None:
+        """Take up what `_parts` gave."""
+        restore_algorithm(self.algorithm, self.normalizer, parts)
+        restore_rollout(self.algorithm, self.normalizer, parts)
+        self._rollout_left = parts
+        self.num_timesteps = self.algorithm.num_timesteps
 
 
 class SAC(ModelFree):
