@@ -11,6 +11,7 @@ if __name__ != "ode_rl.agents":
     )
 
 if TYPE_CHECKING:
+    from ode_rl.agents.dyna import Dyna as Dyna
     from ode_rl.agents.mpc import MPC as MPC
     from ode_rl.agents.ode_extractor import ODEExtractor as ODEExtractor
     from ode_rl.agents.ode_policy import ODEPolicy as ODEPolicy
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "CfCPolicy": "ode_rl.agents.recurrent_policy",
+    "Dyna": "ode_rl.agents.dyna",
     "GRUODEPolicy": "ode_rl.agents.recurrent_policy",
     "MPC": "ode_rl.agents.mpc",
     "ODEExtractor": "ode_rl.agents.ode_extractor",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ode_rl.agents.actor import ACTORS, make_actor
 from ode_rl.agents.model_gradient import Course, Discount, constant, decoupled, imagined, mean_over_horizons
+from ode_rl.agents.planners import interval_grid
 from ode_rl.agents.terminal_value import TerminalValue, ValueConfig
 from ode_rl.buffer import IntArray, ReplayBuffer
 from ode_rl.errors import Stopped, UsageError
@@ -47,13 +48,15 @@ class PolicyConfig:
     states of the real task, the derivatives of the model), which bears models that miss contacts."""
     horizon: float | None = None
     """Seconds of a roll-out; None means 20 control intervals."""
+    growth: float = 1.05
+    """Factor by which intervals of imagined roll-outs get longer along the horizon; 1 keeps them."""
     dt_spread: float = 1.5
-    """Intervals of a roll-out are recorded ones, longer or shorter by up to this factor; 1 keeps them."""
+    """Imagined intervals are recorded ones, longer or shorter by up to this factor; 1 keeps them."""
     recent: int = 1000
     """Transitions, of the newest, from which decoupled courses are taken."""
-    updates: int = 200
+    updates: int = 150
     """Gradient steps of the actor after each fit of the world model."""
-    starts: int = 160
+    starts: int = 100
     """Starts per gradient step, each on one member of the ensemble."""
     learning_rate: float = 1e-3
     """Rate of Adam for the actor."""
@@ -88,8 +91,10 @@ class PolicyConfig:
                 raise UsageError(f"{name} >= 1", getattr(self, name), f"Write policy={{'{name}': 100}}.")
         if self.horizon is not None:
             positive_seconds(self.horizon, "horizon")
-        if not (math.isfinite(self.dt_spread) and self.dt_spread >= 1):
-            raise UsageError("dt_spread >= 1", self.dt_spread, "Write policy={'dt_spread': 1.5}.")
+        for name, usual in (("dt_spread", 1.5), ("growth", 1.05)):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 1):
+                remedy = f"Write policy={{'{name}': {usual}}}."
+                raise UsageError(f"{name} >= 1", getattr(self, name), remedy)
 
     def intervals(self, interval: float) -> int:
         """Control intervals of `interval` seconds in a roll-out.
@@ -140,6 +145,8 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.config, self.interval, self.discount = config, interval, discount
         self.n_intervals = config.intervals(interval)
+        grid = interval_grid(self.n_intervals * interval, interval, growth=config.growth)
+        self.stretch = np.array(grid) / interval
         self.actor = make_actor(
             config.actor, n_obs, n_action, config.hidden, config.n_memory, interval, generator
         )
@@ -311,9 +318,9 @@ class _Courses:
         return imagined(self.model, policy.actor, z, memory, self._intervals(), policy.discount)
 
     def _intervals(self) -> Tensor:
-        """Seconds ``[K, E, N]``: recorded ones, times a factor that each start draws for itself."""
-        shape = (self.policy.n_intervals, *self.shape)
-        dt = self.rng.choice(self.data.dt, shape)
+        """Seconds ``[K, E, N]``: recorded ones, times a factor of each start, growing along the horizon."""
+        stretch = self.policy.stretch[:, None, None]
+        dt = self.rng.choice(self.data.dt, (len(stretch), *self.shape)) * stretch
         dt = dt * self.policy.config.dt_spread ** self.rng.uniform(-1, 1, self.shape)
         return torch.from_numpy(dt).float().to(self.device)
 

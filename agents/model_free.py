@@ -20,11 +20,13 @@ from ode_rl.agents import zoo
 from ode_rl.agents.algorithm_state import algorithm_parts, restore_algorithm
 from ode_rl.agents.learner import Learner, as_vec_env, box_arrays, box_of
 from ode_rl.agents.presets import RUN_SETTINGS, load_preset
+from ode_rl.agents.rollout_state import ROLLOUT, begin_rollout, restore_rollout, rollout_parts
 from ode_rl.agents.timed_ppo import TimedPPO
 from ode_rl.agents.timed_replay import TimedReplayBuffer
 from ode_rl.checkpoint import Checkpoint
 from ode_rl.errors import UsageError
 from ode_rl.known import Known
+from ode_rl.random_streams import random_streams, set_random_streams
 from ode_rl.returns import discount_rate
 from ode_rl.settings import merged, nearest
 
@@ -59,6 +61,11 @@ class ModelFree(Learner):
     ``n_envs``. ``discount="time"`` discounts a step by its seconds (`TimedReplayBuffer`, `TimedPPO`), with
     `gamma` per native step; at the native step nothing differs from Stable-Baselines3. ``discount="step"``
     is Stable-Baselines3 itself. `algorithm` is the object of Stable-Baselines3.
+
+    A run that was cut off goes on from the start of a roll-out with the same numbers, on the CPU: networks,
+    optimisers, replay, counters, scales, noise, random streams and open episodes are all there. Only the
+    averages over recent episodes that Stable-Baselines3 logs begin anew. A stop waits for the next roll-out;
+    if that is more than seconds away (PPO), the last checkpoint has to do, and the rest is lived again.
 
     Raises:
         UsageError: for spaces it cannot act in, an unknown preset or setting, an unknown step time, a
@@ -98,10 +105,15 @@ class ModelFree(Learner):
         return found
 
     @classmethod
+    def _defaults(cls) -> dict[str, Any]:
+        """The settings that there are, and what they are where nobody says anything."""
+        parameters = inspect.signature(cls._algorithm_class().__init__).parameters
+        return {name: p.default for name, p in parameters.items() if name not in NOT_SETTINGS} | BESIDE
+
+    @classmethod
     def _resolved(cls, settings: dict[str, Any]) -> dict[str, Any]:
         """All settings by name, as JSON values; what is left out has its default."""
-        parameters = inspect.signature(cls._algorithm_class().__init__).parameters
-        known = {name: p.default for name, p in parameters.items() if name not in NOT_SETTINGS} | BESIDE
+        known = cls._defaults()
         for name in settings:
             if name not in known:
                 raise UsageError(f"a setting of {cls.name}", repr(name), nearest(name, known))
@@ -120,6 +132,7 @@ class ModelFree(Learner):
     def _build(self, settings: dict[str, Any]) -> None:
         env = self.env if self.env is not None else _spaces_alone(self, int(settings["n_envs"]))
         self.settings = {**settings, "n_envs": env.num_envs}
+        self._rollout_left: Checkpoint | None = None
         self.normalizer: VecNormalize | None = None
         wrapped = self._normalized(env)
         timed = settings["discount"] == "time"
@@ -182,6 +195,7 @@ class ModelFree(Learner):
         self.normalizer = VecNormalize(env, **{"gamma": float(self.settings["gamma"]), **wanted})
         if before is not None:
             self.normalizer.obs_rms, self.normalizer.ret_rms = before.obs_rms, before.ret_rms
+            self.normalizer.returns = before.returns
         return self.normalizer
 
     @property
@@ -224,9 +238,15 @@ class ModelFree(Learner):
         reset_num_timesteps: bool = True,
     ) -> M:
         """Learn for `total_timesteps` environment steps; PPO finishes the roll-out that it is in."""
-        _, callbacks = self._begin(total_timesteps, callback, progress_bar)
+        env, callbacks = self._begin(total_timesteps, callback, progress_bar)
         self.algorithm.set_logger(self.logger)
+        parts, self._rollout_left = self._rollout_left, None
+        taken_up = None if reset_num_timesteps else self._take_up(env)
         relay = Relay(self, callbacks)
+        if parts is not None and taken_up is not None:
+            begin_rollout(self.algorithm, *taken_up)
+            relay.take_up(parts)
+        self._left = None
         self.algorithm.learn(total_timesteps, callback=relay, reset_num_timesteps=reset_num_timesteps)
         return self
 
@@ -236,6 +256,7 @@ class ModelFree(Learner):
         tensors, arrays, meta = algorithm_parts(self.algorithm, self.normalizer)
         arrays["observation_space"] = box_arrays(self.observation_space)
         arrays["action_space"] = box_arrays(self.action_space)
+        arrays[ROLLOUT], meta[ROLLOUT] = rollout_parts(self.algorithm, self.normalizer)
         return Checkpoint(self.name, tensors, arrays, {"config": self.config, "algorithm": meta}, {})
 
     @classmethod
@@ -252,6 +273,8 @@ class ModelFree(Learner):
         agent.preset = str(config["preset"])
         agent._build(cls._resolved(dict(config["settings"])))
         restore_algorithm(agent.algorithm, agent.normalizer, parts)
+        restore_rollout(agent.algorithm, agent.normalizer, parts)
+        agent._rollout_left = parts
         agent.num_timesteps = agent.algorithm.num_timesteps
         return agent
 
@@ -287,27 +310,38 @@ class CrossQ(ModelFree):
 
 
 class Relay(BaseCallback):
-    """Callbacks of an agent, called by the algorithm inside it; for them the model is the agent."""
+    """Callbacks of an agent, called by the algorithm inside it; for them the model is the agent.
 
-    def __init__(self, agent: Learner, callbacks: BaseCallback) -> None:
+    The start of a roll-out is the safe point: at a step the transition is not stored yet.
+    """
+
+    def __init__(self, agent: ModelFree, callbacks: BaseCallback) -> None:
         super().__init__()
         self.agent, self.callbacks = agent, callbacks
+        self._left: tuple[Checkpoint, dict[str, npt.NDArray[Any]]] | None = None
+
+    def take_up(self, parts: Checkpoint) -> None:
+        """Bring back what `learn` draws anew until the first roll-out, and the random streams of now."""
+        self._left = parts, random_streams()
 
     def _on_training_start(self) -> None:
         self.agent.num_timesteps = self.model.num_timesteps
         self.callbacks.on_training_start(self.locals, self.globals)
 
     def _on_rollout_start(self) -> None:
+        if self._left is not None:
+            (parts, streams), self._left = self._left, None
+            restore_rollout(self.agent.algorithm, self.agent.normalizer, parts, drawn=True)
+            set_random_streams(streams)
         self.callbacks.on_rollout_start()
+        self.agent._safe_point()
 
     def _on_step(self) -> bool:
         self.agent.num_timesteps = self.model.num_timesteps
         for info in self.locals["infos"]:
             info.setdefault("dt", self.agent.dt)
         self.callbacks.update_locals(self.locals)
-        going = self.callbacks.on_step()
-        self.agent._safe_point()
-        return going
+        return self.callbacks.on_step()
 
     def _on_rollout_end(self) -> None:
         self.callbacks.on_rollout_end()

@@ -27,7 +27,7 @@ from ode_rl.known import NOTHING_KNOWN, Known, scaled
 from ode_rl.names import PLAIN_MODELS
 from ode_rl.returns import discount_rate
 from ode_rl.settings import build, merged, plain
-from ode_rl.state import state_spec
+from ode_rl.state import STATE_SPECS, state_spec
 from ode_rl.types import FloatArray
 from ode_rl.world_model import WorldModel, WorldModelConfig
 
@@ -54,7 +54,7 @@ class ODEPolicyConfig:
     """Standard deviation of the noise on scaled actions while learning."""
     explore_exponent: float = 1.0
     """Colour of this noise."""
-    round_every: int = 100
+    round_every: int = 150
     """Steps between two rounds (a fit of the world model, then learning in it), at least."""
     round_growth: float = 0.05
     """Rounds are also at least this share of all steps apart: each costs the same, and news get rarer."""
@@ -131,7 +131,14 @@ class ODEPolicy(Learner):
         self.known = known
         self.preset, tuned = load_preset(self.name, self.env_id, preset)
         tuned = {k: v for k, v in tuned.items() if k not in RUN_SETTINGS}
-        self._build(build(ODEPolicyConfig, merged(tuned, settings)))
+        self._build(build(ODEPolicyConfig, merged(self._suited(tuned), settings)))
+
+    def _suited(self, tuned: dict[str, Any]) -> dict[str, Any]:
+        """A preset without its model's structure where observations are not those of the bare task."""
+        spec = STATE_SPECS.get(self.env_id)
+        if spec is None or spec.n_obs == self.observation_space.shape[0] or "model" not in tuned:
+            return tuned
+        return {**tuned, "model": {k: v for k, v in tuned["model"].items() if k != "structure"}}
 
     def _build(self, settings: ODEPolicyConfig) -> None:
         self.settings = settings

@@ -34,14 +34,19 @@ def load_preset(agent: str, env_id: str, preset: str | None = "auto") -> tuple[s
     or None or ``"none"`` for the plain defaults of the code.
 
     Raises:
-        UsageError: for an unknown name, with the nearest ones.
+        UsageError: for an unknown name, with the nearest ones, and for that of another task if `env_id` has
+            a preset of its own.
     """
     if preset is None or preset == "none":
         return "none", {}
     table = _table(agent)
+    # "module:id" is how Gymnasium imports a module first; presets go by the id alone.
+    own = next((key for key in (env_id, env_id.split(":")[-1]) if key in table), "default")
     if preset == "auto":
-        # "module:id" is how Gymnasium imports a module first; presets go by the id alone.
-        preset = next((key for key in (env_id, env_id.split(":")[-1]) if key in table), "default")
+        preset = own
     if preset not in table:
         raise UsageError("a preset by the id of its task", repr(preset), nearest(preset, table))
+    if preset not in (own, "default") and own != "default":
+        remedy = "Leave it out, or write --preset default or preset='default'."
+        raise UsageError(f"the preset of {own}", f"{preset}, which is one of another task", remedy)
     return preset, table[preset]

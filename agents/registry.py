@@ -5,6 +5,7 @@ from __future__ import annotations
 AGENTS: dict[str, str] = {
     "mpc": "ode_rl.agents.mpc:MPC",
     "ode-policy": "ode_rl.agents.ode_policy:ODEPolicy",
+    "dyna": "ode_rl.agents.dyna:Dyna",
     "sac": "ode_rl.agents.model_free:SAC",
     "td3": "ode_rl.agents.model_free:TD3",
     "ppo": "ode_rl.agents.model_free:PPO",
@@ -17,4 +18,5 @@ CHOICES = ("model", "termination", "planner", "proposals", "precision", "known")
 TAKES: dict[str, tuple[str, ...]] = {
     "mpc": CHOICES,
     "ode-policy": ("model", "termination", "known"),
+    "dyna": ("model", "termination", "known"),
 }

@@ -61,8 +61,13 @@ def oracle(table: Table, seed: int) -> None:
 
 def methods(table: Table, seed: int) -> None:
     """Every planner on the true dynamics at several budgets of plans per decision."""
-    for env_id in ("Pendulum-v1", "Reacher-v5"):
-        for method in ("icem", "cem", "mppi", "shooting"):
+    compared = {
+        "Pendulum-v1": ("icem", "cem", "mppi", "shooting"),
+        "Reacher-v5": ("icem", "cem", "mppi", "shooting"),
+        "ode_rl/CartPoleSwingUp-v0": ("icem", "cem"),
+    }
+    for env_id, tried in compared.items():
+        for method in tried:
             if not table.wants(env_id, method, seed):
                 continue
             numbers = []

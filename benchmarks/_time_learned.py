@@ -59,10 +59,12 @@ def discount_sac(table: Table, seed: int) -> None:
 
 PENDULUM, RANDOM_STEPS = "Pendulum-v1", 2000
 FIT = FitConfig(updates=1500, warm_start_updates=400, patience=100)
+# Enough where only time is measured.
+QUICK_FIT = FitConfig(updates=50, warm_start_updates=50)
 WORLDS, UPDATES = 32, 4000
 
 
-def learned_pendulum(seed: int) -> LearnedWorld:
+def learned_pendulum(seed: int, fit_config: FitConfig = FIT) -> LearnedWorld:
     """A world model of Pendulum from uniform random actions, and these data."""
     env: Any = make_task(PENDULUM)
     buffer, rng = ReplayBuffer(RANDOM_STEPS, 3, 1), np.random.default_rng(seed)
@@ -74,7 +76,7 @@ def learned_pendulum(seed: int) -> LearnedWorld:
         obs = env.reset()[0] if truncated else after
     weights = torch.Generator().manual_seed(seed)
     model = WorldModel(3, 1, env.unwrapped.dt, WorldModelConfig(), weights)
-    fit(model, buffer, FIT, np.random.default_rng(seed), "cpu")
+    fit(model, buffer, fit_config, np.random.default_rng(seed), "cpu")
     return LearnedWorld.of(model, buffer, PENDULUM)
 
 
@@ -113,7 +115,7 @@ def imagined_speed(table: Table, seed: int) -> None:
     """Imagined steps per second of 1,024 worlds and of one, real ones beside them, taking turns."""
     if not table.wants(PENDULUM, "ode", seed):
         return
-    world = learned_pendulum(seed)
+    world = learned_pendulum(seed, QUICK_FIT)
     many = ImaginedVectorEnv(world, 1024)
     rates = _rates(
         {
@@ -163,19 +165,37 @@ def _rates(tasks: dict[str, tuple[Callable[[], None], int]], rounds: int = 30, s
 
 def fetch_reach(table: Table, seed: int) -> None:
     """FetchReach (sparse) by mpc with the known distance to the goal."""
-    arguments = ["--agent", "mpc", "--known", "ode_rl.envs.goal_distance:fetch", "--steps", "400"]
+    arguments = ["--agent", "mpc", "--known", "ode_rl.envs.goal_distance:fetch"]
     _success(table, seed, "FetchReach-v4", "mpc", arguments, least=0.9)
 
 
 def point_maze(table: Table, seed: int) -> None:
-    """PointMaze_UMaze by sac on the dense reward, whatever comes of it."""
-    _success(table, seed, "PointMaze_UMazeDense-v3", "sac", ["--agent", "sac", "--steps", "50000"], None)
+    """PointMaze_UMaze by sac on the dense reward, actions held for 0.05 s; whatever comes of it."""
+    arguments = ["--agent", "sac", "--dt", "0.05", "--steps", "20000"]
+    _success(table, seed, "PointMaze_UMazeDense-v3", "sac", arguments, None, 0.05)
+
+
+class _Random:
+    """Uniform actions."""
+
+    def __init__(self, env_id: str) -> None:
+        self.space: Any = make_task(env_id).action_space
+        self.space.seed(0)
+
+    def predict(self, observation: Any, *_: Any) -> tuple[Any, None]:
+        return np.stack([self.space.sample() for _ in observation]), None
 
 
 def _success(
-    table: Table, seed: int, env_id: str, agent: str, arguments: list[str], least: float | None
+    table: Table,
+    seed: int,
+    env_id: str,
+    agent: str,
+    arguments: list[str],
+    least: float | None,
+    dt: float | None = None,
 ) -> None:
-    """Train through the command line; the success rate of its evaluation."""
+    """Train through the command line; the success rate of its evaluation, and that of random actions."""
     if not table.wants(env_id, agent, seed):
         return
     if importlib.util.find_spec("gymnasium_robotics") is None:
@@ -189,8 +209,10 @@ def _success(
         found = json.loads((run / "evaluation.json").read_text())
     rate = float(found["success_rate"])
     asked, ok = ("", None) if least is None else (f">= {least:g}", rate >= least)
+    random = evaluate_agent(_Random(env_id), env_id, 50, timing=dt).success_rate
     numbers = [
         table.number(env_id, agent, seed, "success rate", rate, "", "", asked, ok),
+        table.number(env_id, agent, seed, "success rate of random actions", float(random or 0.0)),
         table.number(env_id, agent, seed, "mean return", found["mean_return"]),
     ]
     table.write(env_id, agent, seed, numbers)

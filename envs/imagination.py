@@ -16,7 +16,7 @@ from ode_rl.errors import UsageError
 from ode_rl.timing import positive_seconds
 
 Float64 = npt.NDArray[np.float64]
-Float32 = npt.NDArray[np.float32]
+Obs = npt.NDArray[np.floating[Any]]
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
@@ -53,7 +53,7 @@ class Worlds(NamedTuple):
     """Where N episodes stand: ``obs [N, O]``, the `member` of each ``[N]``, `seconds` since its start
     ``[N]``, and the hazard that it will still survive, `budget` ``[N]``."""
 
-    obs: Float32
+    obs: Obs
     member: Ints
     seconds: Float64
     budget: Float64
@@ -86,10 +86,10 @@ class Imagination:
 
     A world follows one member of the ensemble for a whole episode, so that its dynamics stay one possible
     truth; the next member gives a second opinion on every step. It ends when its accumulated hazard
-    ``-log(survival)`` exceeds a budget that is drawn once from the exponential distribution: the same
-    episodes whatever the intervals are. Observations are projected onto the observation space: cosine and
-    sine onto the unit circle, columns that never change onto their value, all onto the bounds. Rewards are
-    integrals over the interval.
+    ``-log(survival)`` exceeds a budget that is drawn once from the exponential distribution: where a hazard
+    is fitted, at the same time whatever the intervals are. Observations are projected onto the observation
+    space: cosine and sine onto the unit circle, columns that never change onto their value, all onto the
+    bounds. Rewards are integrals over the interval.
 
     Raises:
         UsageError: for settings that cannot be.
@@ -103,7 +103,7 @@ class Imagination:
             got = f"none known of {world.env_id or 'the task'}"
             raise UsageError("a limit of episodes in seconds", got, "Write max_seconds=10.0.")
         box = world.observation_space
-        self.low, self.high = (b.astype(np.float32) for b in (box.low, box.high))
+        self.low, self.high = box.low, box.high
         pairs = world.spec.angle_pair if world.spec is not None else ()
         self._cos, self._sin = (np.array([pair[i] for pair in pairs], np.int64) for i in (0, 1))
         self._constant = np.array(world.spec.constant if world.spec is not None else (), np.int64)
@@ -138,7 +138,7 @@ class Imagination:
         now = Worlds(obs, worlds.member, seconds, budget)
         return Imagined(now, np.where(lost, 0.0, found.reward), terminated, truncated, dt, disagreement)
 
-    def project(self, obs: npt.ArrayLike, before: Float32) -> Float32:
+    def project(self, obs: npt.ArrayLike, before: Obs) -> Obs:
         """The nearest observations ``[N, O]`` that the task could show, after those `before`."""
         found = np.array(obs, np.float64)
         if len(self._cos):
@@ -148,7 +148,8 @@ class Imagination:
             found[:, self._cos] /= size
             found[:, self._sin] /= size
         found[:, self._constant] = before[:, self._constant]
-        return np.clip(found.astype(np.float32), self.low, self.high)
+        shown: Obs = np.clip(found, self.low, self.high).astype(self.low.dtype)
+        return shown
 
     def _scaled(self, action: Float64) -> Float64:
         low, high = self.world.action_space.low, self.world.action_space.high
@@ -156,7 +157,7 @@ class Imagination:
         return scaled
 
     @torch.inference_mode()
-    def _solve(self, obs: Float32, action: npt.NDArray[Any], dt: Float64, member: Ints) -> _Solved:
+    def _solve(self, obs: Obs, action: npt.NDArray[Any], dt: Float64, member: Ints) -> _Solved:
         """Every world by its own member and by the next one, sorted by members, in one solve."""
         e, n = self.n_members, len(dt)
         members = np.concatenate([member, (member + 1) % e])
@@ -190,7 +191,7 @@ class Imagination:
         usual = float(np.quantile(differ, USUAL, method="lower"))  # which does not mix with infinities
         return unit, usual if 0 < usual < math.inf else 1.0
 
-    def _start_observations(self) -> Float32:
+    def _start_observations(self) -> Obs:
         buffer = self.world.buffer
         rows = buffer.serials()
         if self.config.starts == "episodes":

@@ -15,7 +15,7 @@ from ode_rl.envs.stage import CannotRender, Stage
 from ode_rl.envs.task import make_task
 from ode_rl.errors import UsageError
 
-Vector = npt.NDArray[np.float32]
+Vector = npt.NDArray[np.floating[Any]]
 
 
 class ImaginedEnv(gymnasium.Env[Vector, Vector]):
@@ -40,7 +40,7 @@ class ImaginedEnv(gymnasium.Env[Vector, Vector]):
     SEED_OF_STAGE: ClassVar[int] = 0
 
     def __init__(
-        self, run: str | Path | LearnedWorld, render_mode: str | None = None, **settings: Any
+        self, run: str | Path | LearnedWorld | None = None, render_mode: str | None = None, **settings: Any
     ) -> None:
         self.imagination = imagination_of(run, settings)
         self._batch = ImaginedBatch(self.imagination, 1)

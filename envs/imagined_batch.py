@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.utils import seeding
 
-from ode_rl.envs.imagination import Float64, Imagination, ImaginationConfig, Imagined, Worlds
+from ode_rl.envs.imagination import Float64, Imagination, ImaginationConfig, Imagined, Obs, Worlds
 from ode_rl.envs.learned_world import LearnedWorld
 from ode_rl.errors import UsageError
 from ode_rl.settings import build
@@ -19,13 +19,17 @@ from ode_rl.timing import positive_seconds
 LOADING = ("task", "device", "known", "spec")
 
 
-def imagination_of(run: str | Path | LearnedWorld, settings: dict[str, Any]) -> Imagination:
+def imagination_of(run: str | Path | LearnedWorld | None, settings: dict[str, Any]) -> Imagination:
     """The laws of a run's world, or of a `LearnedWorld`; `settings` are those of `ImaginationConfig`, and of
     `LearnedWorld.load` where `run` is a path.
 
     Raises:
         UsageError: for a run that is not a world model, or settings that cannot be.
     """
+    if run is None:
+        raise UsageError(
+            "the run of a world model", "none", "Write run='runs/...', the folder of a training."
+        )
     loading = {name: settings[name] for name in LOADING if name in settings}
     config = build(ImaginationConfig, {k: v for k, v in settings.items() if k not in loading})
     if not isinstance(run, LearnedWorld):
@@ -49,7 +53,9 @@ class ImaginedBatch:
         self._next: Float64 | None = None
         n_obs = len(imagination.low)
         zeros = np.zeros(n)
-        self.worlds = Worlds(np.zeros((n, n_obs), np.float32), np.zeros(n, np.int64), zeros, zeros.copy())
+        self.worlds = Worlds(
+            np.zeros((n, n_obs), imagination.low.dtype), np.zeros(n, np.int64), zeros, zeros.copy()
+        )
 
     @property
     def interval(self) -> Float64:
@@ -85,6 +91,8 @@ class ImaginedBatch:
             one = self.imagination.begin(self.generators[i])
             obs[i], member[i], seconds[i], budget[i] = (x[0] for x in one)
             self._episode[i] = dt[i]
+            if self._next is not None:
+                self._next[i] = dt[i]
         if options.get("obs") is not None:
             obs[rows] = self._observations(options["obs"])[rows]
         if options.get("member") is not None:
@@ -112,9 +120,9 @@ class ImaginedBatch:
         found: Float64 = self._for_each(dt, np.float64, (), "seconds")
         return found
 
-    def _observations(self, obs: Any) -> npt.NDArray[np.float32]:
-        width = self.imagination.low.shape
-        rows: npt.NDArray[np.float32] = self._for_each(obs, np.float32, width, "observations")
+    def _observations(self, obs: Any) -> Obs:
+        like = self.imagination.low
+        rows: Obs = self._for_each(obs, like.dtype, like.shape, "observations")
         if not np.isfinite(rows).all():
             raise UsageError("finite observations to start from", obs, "Give one of the task.")
         return self.imagination.project(rows, rows)

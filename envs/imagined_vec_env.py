@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices
 
-from ode_rl.envs.imagination import Float32, Float64, Imagined
+from ode_rl.envs.imagination import Float64, Imagined, Obs
 from ode_rl.envs.imagined_batch import ImaginedBatch, imagination_of
 from ode_rl.envs.learned_world import LearnedWorld
 from ode_rl.errors import UsageError
@@ -48,7 +48,7 @@ class ImaginedVecEnv(VecEnv):
         """Let the next step last ``dt`` seconds, a number or ``[N]``."""
         self._batch.set_next(dt)
 
-    def reset(self) -> Float32:
+    def reset(self) -> Obs:
         for i, seed in enumerate(self._seeds):
             if seed is not None:
                 self._batch.seed(i, seed)
@@ -64,7 +64,7 @@ class ImaginedVecEnv(VecEnv):
 
     def step_wait(
         self,
-    ) -> tuple[Float32, npt.NDArray[np.float32], npt.NDArray[np.bool_], list[dict[str, Any]]]:
+    ) -> tuple[Obs, npt.NDArray[np.float32], npt.NDArray[np.bool_], list[dict[str, Any]]]:
         found = self._batch.step(self._actions)
         over = found.terminated | found.truncated
         infos = _infos(found)

@@ -10,13 +10,13 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from ode_rl.envs.imagination import Bools, Float32, Float64
+from ode_rl.envs.imagination import Bools, Float64, Obs
 from ode_rl.envs.imagined_batch import ImaginedBatch, imagination_of
 from ode_rl.envs.learned_world import LearnedWorld
 from ode_rl.errors import UsageError
 
 
-class ImaginedVectorEnv(VectorEnv[Float32, npt.NDArray[Any], Any]):
+class ImaginedVectorEnv(VectorEnv[Obs, npt.NDArray[Any], Any]):
     """N worlds of `ImaginedEnv` in one solve: ``gym.make_vec("ode_rl/Imagined-v0", num_envs=1024, run=...)``.
 
     World i reset with `seed` goes the way of a single one reset with ``seed + i``. Numbers in options (and
@@ -30,7 +30,7 @@ class ImaginedVectorEnv(VectorEnv[Float32, npt.NDArray[Any], Any]):
 
     def __init__(
         self,
-        run: str | Path | LearnedWorld,
+        run: str | Path | LearnedWorld | None = None,
         num_envs: int = 1,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         **settings: Any,
@@ -58,7 +58,7 @@ class ImaginedVectorEnv(VectorEnv[Float32, npt.NDArray[Any], Any]):
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Float32, dict[str, Any]]:
+    ) -> tuple[Obs, dict[str, Any]]:
         options = dict(options or {})
         rows = self._masked(options.pop("reset_mask", None))
         self._seed(seed)
@@ -68,7 +68,7 @@ class ImaginedVectorEnv(VectorEnv[Float32, npt.NDArray[Any], Any]):
         worlds = self._batch.worlds
         return worlds.obs.copy(), {"member": worlds.member.copy(), "_member": began}
 
-    def step(self, actions: npt.ArrayLike) -> tuple[Float32, Float64, Bools, Bools, dict[str, Any]]:
+    def step(self, actions: npt.ArrayLike) -> tuple[Obs, Float64, Bools, Bools, dict[str, Any]]:
         asleep = self._over if self._mode == AutoresetMode.NEXT_STEP else np.zeros_like(self._over)
         if self._mode == AutoresetMode.DISABLED and self._over.any():
             remedy = "Call reset(options={'reset_mask': terminated | truncated})."
@@ -94,7 +94,7 @@ class ImaginedVectorEnv(VectorEnv[Float32, npt.NDArray[Any], Any]):
         reward = np.where(asleep, 0.0, found.reward)
         return self._batch.worlds.obs.copy(), reward, terminated, truncated, infos
 
-    def _final(self, obs: Float32, over: Bools) -> dict[str, Any]:
+    def _final(self, obs: Obs, over: Bools) -> dict[str, Any]:
         final = np.full(self.num_envs, None, object)
         for i in np.flatnonzero(over):
             final[i] = obs[i]

@@ -130,6 +130,7 @@ class RunRecorder(BaseCallback):
 class Evaluations(BaseCallback):
     """Evaluate every `eval_freq` environment steps into ``evaluations.npz``, as EvalCallback writes it.
 
+    There, ``eval_s`` says besides how many seconds of real time each evaluation took.
     Every evaluation has environments and start seeds of its own, the same each time; the random streams
     of the training do not notice it. One under way is dropped when `stop_asked`, and made when the run
     is resumed.
@@ -153,6 +154,7 @@ class Evaluations(BaseCallback):
         self._timesteps: list[int] = []
         self._results: list[list[float]] = []
         self._lengths: list[list[int]] = []
+        self._seconds: list[float] = []
 
     def resume(self, num_timesteps: int) -> None:
         """Take up the evaluations of the first `num_timesteps` steps.
@@ -168,6 +170,9 @@ class Evaluations(BaseCallback):
                 self._timesteps = found["timesteps"][kept].tolist()
                 self._results = found["results"][kept].tolist()
                 self._lengths = found["ep_lengths"][kept].tolist()
+                self._seconds = (
+                    found["eval_s"][kept].tolist() if "eval_s" in found else [0.0] * int(kept.sum())
+                )
         except Exception as error:  # numpy's readers raise whatever damaged bytes lead to
             got, remedy = f"{self._run.evaluations} ({error})", "Remove the file, and resume again."
             raise UsageError("a file of evaluations", got, remedy) from error
@@ -192,6 +197,7 @@ class Evaluations(BaseCallback):
 
     def _evaluate(self) -> None:
         agent: Any = _UntilStopped(self.model, self._stop_asked)
+        began = time.perf_counter()
         with kept_random_streams():
             evaluation = evaluate_agent(
                 agent, self._env_id, self._n_episodes, self._seed, timing=self._timing
@@ -199,6 +205,7 @@ class Evaluations(BaseCallback):
         self._timesteps.append(self.num_timesteps)
         self._results.append(evaluation.returns)
         self._lengths.append(evaluation.lengths)
+        self._seconds.append(time.perf_counter() - began)
         self._write()
         self.logger.record("eval/mean_reward", evaluation.mean_return)
         self.logger.record("eval/mean_ep_length", float(np.mean(evaluation.lengths)))
@@ -211,6 +218,7 @@ class Evaluations(BaseCallback):
             timesteps=np.array(self._timesteps),
             results=np.array(self._results),
             ep_lengths=np.array(self._lengths),
+            eval_s=np.array(self._seconds),
         )
         replace_file(self._run.evaluations, buffer.getvalue())
 

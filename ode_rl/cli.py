@@ -288,7 +288,11 @@ def commands(context: click.Context) -> None:
 @_episodes("--eval-episodes")
 @click.option("--video/--no-video", default=True, help="Record an episode at the end. [default: video]")
 @click.option("--progress/--no-progress", default=True, help="Show a progress bar. [default: progress]")
-@click.option("--resume", metavar="RUN_DIR", help="Go on with a training that was cut off, task and all.")
+@click.option(
+    "--resume",
+    metavar="RUN_DIR",
+    help="Go on with a training that was cut off, task and all: with the same numbers, on a CPU.",
+)
 @click.pass_context
 def train_command(context: click.Context, resume: str | None, **options: Any) -> Action:
     """Train an agent on ENV_ID (default Pendulum-v1): a Gymnasium id, or module:id for a task of your own."""

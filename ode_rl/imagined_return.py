@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ode_rl.envs.imagined import ImaginedEnv
@@ -42,5 +43,5 @@ def both_returns(agent: Agent, world: LearnedWorld, episodes: int, seed: int) ->
     if world.env_id is None:
         return None
     dream = ImaginedEnv(world, starts="episodes", max_disagreement=None)
-    imagined = evaluate_agent(agent, dream, episodes, seed)
+    imagined = replace(evaluate_agent(agent, dream, episodes, seed), env_id="ode_rl/Imagined-v0")
     return BothReturns(imagined, evaluate_agent(agent, world.env_id, episodes, seed, timing=world.timing))

@@ -22,6 +22,7 @@ CAPTIONS = {
     "one_interval.png": "Changes within one interval, recorded and predicted",
     "open_loop.png": "An open-loop prediction with its bands, beside what happened",
     "outcomes.png": "Rewards and ends of episodes, recorded and predicted",
+    "returns.png": "Returns of single episodes where it learned, in imagination, and in the real task",
     "calibration.png": "How often the truth lies within the bands of the ensemble",
 }
 
@@ -122,6 +123,8 @@ def _world_model(run: RunFolder) -> Section:
     if not (folder / "report.json").is_file():
         return Section("World model", ())
     found = read_json(folder / "report.json")
+    if "imagined" in found:
+        return _imagination(found, folder)
     parts = [_horizons(found["error_against_horizon"]), _intervals(found["error_against_dt"])]
     for name in found["figures"]:
         path = folder / Path(name).name
@@ -132,6 +135,18 @@ def _world_model(run: RunFolder) -> Section:
     model = f"{found['model']}, {found['members']} members"
     about = f"{model}, on fresh episodes; errors are shares of the spread of each observation."
     return Section("World model", tuple(parts), about)
+
+
+def _imagination(found: dict[str, Any], folder: Path) -> Section:
+    """Of an agent that learned in an imagined world."""
+    rows = tuple(
+        (name, found[name]["env_id"], _number(found[name]["mean_return"]), _number(found[name]["std_return"]))
+        for name in ("imagined", "real")
+    )
+    heads = ("", "task", "mean return", "standard deviation")
+    table = Part("Imagined and real return", heads=heads, rows=rows)
+    pictures = [Part(caption=CAPTIONS[name], image=_embedded(folder / name)) for name in found["figures"]]
+    return Section("Imagination", (table, *pictures))
 
 
 def _horizons(quality: dict[str, Any]) -> Part:

@@ -77,6 +77,10 @@ class TrainConfig:
     """Environments that are stepped together."""
     eval_episodes: int = 10
     """Episodes of the final evaluation."""
+    eval_freq: int | None = None
+    """Environment steps between two evaluations on the way (default: the preset's, else a fifth of all)."""
+    curve_episodes: int = 5
+    """Episodes of each evaluation on the way."""
     video: bool = True
     """Whether to record an episode at the end."""
     progress: bool = True
@@ -127,7 +131,7 @@ def train(config: TrainConfig, say: Callable[[str], None] = print) -> TrainResul
             try:
                 timing = plain(config.timing.resolved(envs[0]))
                 agent = _build(config, _recorded(envs, config, run, anew=True))
-                plan = _Plan(steps, int(preset.get("eval_freq", max(1, steps // EVALUATIONS))), len(envs))
+                plan = _Plan(steps, _eval_freq(config, preset, steps), len(envs))
                 resolved = {**asdict(plan), "timing": timing, "asked": _as_typed(config)}
                 run.write_config({**agent.config, **_asked(config), **resolved})
             except BaseException:  # whatever it was, no training has begun
@@ -242,6 +246,12 @@ def _steps(config: TrainConfig, preset: dict[str, Any]) -> int:
     return steps
 
 
+def _eval_freq(config: TrainConfig, preset: dict[str, Any], steps: int) -> int:
+    if config.eval_freq is not None:
+        return config.eval_freq
+    return int(preset.get("eval_freq", max(1, steps // EVALUATIONS)))
+
+
 def _tasks(config: TrainConfig, preset: dict[str, Any]) -> list[Env]:
     n = int(preset.get("n_envs", 1)) if config.num_envs is None else config.num_envs
     if n < 1:
@@ -315,6 +325,9 @@ def _loaded(config: TrainConfig, checkpoint: Path, env: Any) -> Learner:
 
 
 def _build(config: TrainConfig, env: Any) -> Learner:
+    from stable_baselines3.common.utils import set_random_seed
+
+    set_random_seed(config.seed)  # a task may draw from the global streams
     agent: Learner = _class_of(config.agent)(
         env,
         preset=config.preset,
@@ -348,7 +361,12 @@ def _learn(
 
     recorder = RunRecorder(run, config.checkpoint_seconds, stops)
     evaluations = Evaluations(
-        run, config.env_id, plan.eval_freq, timing=config.timing, stop_asked=stops.asked
+        run,
+        config.env_id,
+        plan.eval_freq,
+        config.curve_episodes,
+        timing=config.timing,
+        stop_asked=stops.asked,
     )
     left: dict[str, Any] = {}
     if resumed:

@@ -23,6 +23,7 @@ NATIVE, RHO, TARGET = 0.1, 1.0, 0.5
 SMALL: dict[str, Any] = {
     "hidden": [16, 16],
     "horizon": 0.8,
+    "growth": 1.0,
     "updates": 60,
     "starts": 32,
     "learning_rate": 5e-3,
@@ -187,6 +188,26 @@ def test_intervals_of_a_roll_out_are_recorded_ones_by_a_factor_of_each_start(
     assert 1.3 < float(factor.max()) <= 4.0
 
 
+def test_intervals_get_longer_along_the_horizon(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+
+    def spied(model: Any, actor: Any, z: Tensor, memory: Tensor, dt: Tensor, discount: Any) -> Any:
+        seen.append(dt)
+        raise Stopped
+
+    monkeypatch.setattr("ode_rl.agents.actor_critic.imagined", spied)
+    buffer = ReplayBuffer(10, 1, 1)
+    one = np.zeros(1, np.float32)
+    buffer.add(Transition(one, one, 0.0, one, 0.1, False, True))
+    with pytest.raises(Stopped):
+        policy(horizon=2.0, growth=1.2, dt_spread=1.0).improve(drive(), buffer, np.random.default_rng(0))
+    course = seen[0][:, 0, 0]
+    assert float(course[0]) == pytest.approx(0.1)
+    assert float(course.sum()) == pytest.approx(2.0)
+    assert bool((course.diff() > -1e-6).all())
+    assert len(course) < 12
+
+
 def test_decoupled_courses_are_young(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[float] = []
 
@@ -244,6 +265,7 @@ def test_a_hidden_state_is_filled_by_what_was_recorded_before_a_roll_out_begins(
         ({"actor": "lstm"}, "mlp or ode"),
         ({"updates": 0}, "updates >= 1"),
         ({"dt_spread": 0.5}, "dt_spread >= 1"),
+        ({"growth": 0.9}, "growth >= 1"),
         ({"horizon": -1.0}, "horizon"),
     ],
 )

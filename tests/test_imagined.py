@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ from stable_baselines3.common.env_checker import check_env as check_env_of_sb3
 from stable_baselines3.common.vec_env import VecMonitor
 from torch import Tensor
 
-from ode_rl.agents import MPC, TimedReplayBuffer
+from ode_rl.agents import MPC, Dyna, ODEPolicy, TimedReplayBuffer
 from ode_rl.agents.model_free import SAC as SACAgent
 from ode_rl.buffer import ReplayBuffer
+from ode_rl.cli import main
 from ode_rl.envs import (
     ControlInterval,
     ImaginedEnv,
@@ -32,6 +32,7 @@ from ode_rl.envs import (
 )
 from ode_rl.errors import UsageError
 from ode_rl.evaluate import evaluate_agent
+from ode_rl.files import read_json
 from ode_rl.fit import FitConfig, fit
 from ode_rl.known import Known
 from ode_rl.report import write_report
@@ -282,7 +283,8 @@ def test_the_interval_can_be_set_for_a_step_an_episode_and_for_good() -> None:
     assert env.interval == 0.2
     assert lasted() == pytest.approx((0.2, 0.2))
     assert lasted() == pytest.approx((0.05, 0.05))
-    env.reset(options={"dt": 0.1})
+    env.set_interval(0.2)
+    env.reset(options={"dt": 0.1})  # which what was set before does not outlive
     assert lasted() == lasted() == pytest.approx((0.1, 0.1))
     env.reset()
     assert lasted()[0] == 0.05
@@ -335,6 +337,24 @@ def test_the_real_task_draws_the_imagined_pose() -> None:
         ImaginedEnv(cart(), render_mode="rgb_array")
     with pytest.raises(UsageError, match="rgb_array"):
         ImaginedEnv(pendulum(), render_mode="human")
+
+
+def test_a_robot_that_is_drawn_comes_along_its_track() -> None:
+    model = known_world(lambda z, a: torch.zeros_like(z), n_obs=17, n_action=6, native_dt=0.05)
+    world = LearnedWorld.of(model, recorded("HalfCheetah-v5", 20), "HalfCheetah-v5")
+    env = ImaginedEnv(world, render_mode="rgb_array", max_disagreement=None)
+    obs = np.zeros(17)
+    obs[8] = 2.0  # metres per second
+    env.reset(seed=0, options={"obs": obs})
+    places = []
+    for _ in range(4):
+        seen = env.step(np.zeros(6))[0]
+        assert seen.dtype == np.float64  # as the task's own
+        assert env.observation_space.contains(seen)
+        assert env._pose is not None
+        places.append(env._pose[0])
+    np.testing.assert_allclose(places, [0.1, 0.2, 0.3, 0.4], atol=1e-6)
+    env.close()
 
 
 # --- many worlds -------------------------------------------------------------------------------------------
@@ -491,6 +511,16 @@ def test_stock_algorithms_learn_in_imagined_worlds_unchanged() -> None:
     assert np.isfinite(evaluation.mean_return)
 
 
+def test_the_agents_of_this_package_learn_in_imagined_worlds_too() -> None:
+    venv = ImaginedVecEnv(pendulum(), 4, max_seconds=0.5)
+    sac = SACAgent(venv, preset=None, seed=0, device="cpu", learning_starts=8, batch_size=8).learn(40)
+    assert (sac.env_id, sac.dt, sac.num_timesteps) == ("ode_rl/Imagined-v0", 0.05, 40)
+    assert np.all(sac.algorithm.replay_buffer.seconds[:10] == 0.05)  # type: ignore[attr-defined]
+    mpc = MPC(ImaginedVecEnv(pendulum(), 4), seed=0, **TINY).learn(48)
+    assert len(mpc.buffer) == 48
+    assert set(mpc.buffer.arrays().dt) == {0.05}
+
+
 # --- runs --------------------------------------------------------------------------------------------------
 
 
@@ -535,6 +565,25 @@ def test_what_save_wrote_is_a_world_too(run: Path, tmp_path: Path) -> None:
         assert ImaginedEnv(path).reset(seed=0)[0].shape == (3,)
 
 
+@pytest.mark.parametrize("agent_class", [ODEPolicy, Dyna])
+def test_every_agent_with_a_world_model_leaves_a_world(agent_class: Any, tmp_path: Path) -> None:
+    agent = agent_class(make_task(CART), preset=None, seed=0, device="cpu", buffer_size=60)
+    data = recorded(CART, 50).arrays()
+    rows: Any = zip(*data, strict=True)
+    for row in rows:
+        found: dict[str, Any] = dict(zip(data._fields, row, strict=True))
+        agent.buffer.add(Transition(**found, truncated=False))
+    agent.model.n_fits.fill_(1)
+    agent.save(tmp_path / "agent.zip")
+    world = LearnedWorld.load(tmp_path / "agent.zip", device="cpu")
+    np.testing.assert_array_equal(world.buffer.arrays().obs, data.obs)
+    for mine, theirs in zip(
+        world.model.state_dict().values(), agent.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(mine, theirs)
+    assert ImaginedEnv(world).reset(seed=0)[0].shape == (2,)
+
+
 def test_a_world_is_as_long_and_as_timed_as_its_run(tmp_path: Path) -> None:
     path = trained(tmp_path / "cart", CART)
     run = RunFolder.open(path)
@@ -547,6 +596,8 @@ def test_a_world_is_as_long_and_as_timed_as_its_run(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_no_world_model_is_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="run='runs/"):
+        gymnasium.make("ode_rl/Imagined-v0")
     with pytest.raises(UsageError, match="not a folder"):
         ImaginedEnv(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
@@ -628,12 +679,16 @@ def test_the_report_of_an_agent_of_imagination_says_both_returns(
     agent.save(folder.checkpoint)
     report = write_report(folder, episodes=2, seed=5, device="cpu")
     assert sorted(path.name for path in report.iterdir()) == ["report.json", "returns.png"]
-    found = json.loads((report / "report.json").read_text())
+    found = read_json(report / "report.json")
     real = evaluate_agent(agent, "Pendulum-v1", 2, 5)
     assert found["real"]["returns"] == pytest.approx(real.returns)
     assert found["real"]["env_id"] == "Pendulum-v1"
     assert found["imagined"]["seconds"] == pytest.approx([10.0, 10.0])
     assert found["imagined"]["returns"] != pytest.approx(real.returns)
+    assert main(["report", str(folder.path), "--episodes", "2", "--device", "cpu"]) == 0
+    page = (folder.path / "report.html").read_text()
+    assert "Imagined and real return" in page
+    assert f"{read_json(report / 'report.json')['real']['mean_return']:.4g}" in page
 
 
 # --- must learn --------------------------------------------------------------------------------------------

@@ -21,10 +21,14 @@ import ode_rl.agents.mpc
 from ode_rl.agents import MPC, ODEPolicy
 from ode_rl.agents.planners import Deadline
 from ode_rl.cli import main
+from ode_rl.envs.task import make_task
+from ode_rl.envs.task_timing import TaskTiming
 from ode_rl.errors import UsageError
 from ode_rl.evaluate import evaluate_agent
 from ode_rl.known import Known
+from ode_rl.train import resume, train
 from tests.own_tasks import SpringCart
+from tests.tiny_runs import assert_same_run, killed_at, tiny, use_tiny_settings
 
 TINY: dict[str, Any] = {
     "preset": None,
@@ -42,6 +46,13 @@ TINY: dict[str, Any] = {
         "value_hidden": [8],
         "value_batch": 8,
     },
+}
+PLANNER: dict[str, Any] = {
+    **{name: TINY[name] for name in ("preset", "device", "warmup_steps", "model", "fit", "policy")},
+    "horizon": 0.2,
+    "fit_every": 20,
+    "planner": {"candidates": 24, "iterations": 2, "elites": 4},
+    "value": {"hidden": [8], "n_members": 2, "updates": 6, "refreshes": 2},
 }
 CART, BALANCE = "own/SpringCart-v0", "own/Balance-v0"
 
@@ -299,6 +310,22 @@ def test_a_loaded_agent_goes_on_learning(tmp_path: Path) -> None:
     assert agent.rounds == 3
 
 
+@pytest.mark.parametrize(("agent", "actor", "n_envs"), [("ode-policy", "ode", 2), ("mpc", "mlp", 1)])
+def test_a_run_that_was_killed_ends_like_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, agent: str, actor: str, n_envs: int
+) -> None:
+    settings = {**TINY, "policy": {**TINY["policy"], "actor": actor}}
+    if agent == "mpc":
+        settings = {**PLANNER, "proposals": "policy"}
+    del settings["preset"], settings["device"]
+    use_tiny_settings(monkeypatch, settings)
+    whole, cut = tmp_path / "whole", tmp_path / "at52"
+    with killed_at((52,), whole, tmp_path):
+        train(tiny(run_dir=str(whole), agent=agent, num_envs=n_envs), say=lambda line: None)
+    assert resume(cut, say=lambda line: None) is not None
+    assert_same_run(whole, cut)
+
+
 def test_an_agent_that_knew_something_is_loaded_with_it(tmp_path: Path) -> None:
     def reward(obs: Any, action: Any, after: Any, dt: Any) -> Any:
         return -((after[..., 0] - 1) ** 2) * dt
@@ -310,6 +337,14 @@ def test_an_agent_that_knew_something_is_loaded_with_it(tmp_path: Path) -> None:
 
 
 # --- bad input ---------------------------------------------------------------------------------------------
+
+
+def test_a_preset_does_not_expect_the_bare_task_where_observations_are_delayed() -> None:
+    bare, delayed = make_task("Pendulum-v1"), make_task("Pendulum-v1", TaskTiming(action_delay=0.05))
+    assert ODEPolicy(bare).settings.model.structure == "second-order"
+    assert ODEPolicy(delayed).settings.model.structure == "ode"
+    assert ODEPolicy(delayed).settings.policy == ODEPolicy(bare).settings.policy
+
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"policy": {"horizon": 0.01}}, "at least one control interval, 0.05 s"),
@@ -334,14 +369,6 @@ def test_the_command_line_knows_the_agent_and_refuses_a_planner_for_it(
 
 
 # --- planners ----------------------------------------------------------------------------------------------
-
-PLANNER: dict[str, Any] = {
-    **{name: TINY[name] for name in ("preset", "device", "warmup_steps", "model", "fit", "policy")},
-    "horizon": 0.2,
-    "fit_every": 20,
-    "planner": {"candidates": 24, "iterations": 2, "elites": 4},
-    "value": {"hidden": [8], "n_members": 2, "updates": 6, "refreshes": 2},
-}
 
 
 def test_a_planner_tries_what_the_policy_would_do_and_ends_in_its_value(

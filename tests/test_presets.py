@@ -11,9 +11,11 @@ import yaml
 
 import ode_rl.agents.presets as presets
 from ode_rl.agents.mpc_config import MPCConfig
+from ode_rl.agents.ode_policy import ODEPolicyConfig
 from ode_rl.agents.presets import RUN_SETTINGS, load_preset, preset_ids
 from ode_rl.agents.registry import AGENTS
 from ode_rl.agents.true_mpc import TrueMPCConfig
+from ode_rl.envs.task import ROBOTICS_IDS
 from ode_rl.errors import UsageError
 from ode_rl.settings import build
 
@@ -35,6 +37,13 @@ def test_every_preset_of_mpc_builds(agent: str, key: str) -> None:
     assert all(type(settings[k]) is int and settings[k] > 0 for k in RUN_SETTINGS if k in settings)
 
 
+@pytest.mark.parametrize(("agent", "key"), [pair for pair in ALL if pair[0] == "ode-policy"])
+def test_every_preset_of_ode_policy_builds(agent: str, key: str) -> None:
+    name, settings = load_preset(agent, key, key)
+    assert name == key
+    build(ODEPolicyConfig, {k: v for k, v in settings.items() if k not in RUN_SETTINGS})
+
+
 @pytest.mark.parametrize(("agent", "key"), [pair for pair in ALL if pair[0] == "mpc-true"])
 def test_every_preset_of_mpc_on_the_true_dynamics_builds(agent: str, key: str) -> None:
     name, settings = load_preset(agent, key, key)
@@ -44,6 +53,8 @@ def test_every_preset_of_mpc_on_the_true_dynamics_builds(agent: str, key: str) -
 
 @pytest.mark.parametrize(("agent", "key"), [pair for pair in ALL if pair[1] != "default"])
 def test_every_preset_is_for_a_task_that_exists(agent: str, key: str) -> None:
+    if key.startswith(ROBOTICS_IDS):
+        pytest.importorskip("gymnasium_robotics")
     assert key in gymnasium.registry
     assert key in preset_ids(agent)
 
@@ -54,6 +65,11 @@ def test_auto_takes_the_preset_of_the_task_and_else_the_default() -> None:
     assert load_preset("mpc", "own/Task-v0")[0] == "default"
     assert load_preset("mpc", "Pendulum-v1", "default")[0] == "default"
     assert load_preset("mpc", "own/Task-v0", "Pendulum-v1") == load_preset("mpc", "Pendulum-v1")
+
+
+def test_the_preset_of_another_task_is_refused_where_there_is_an_own_one() -> None:
+    with pytest.raises(UsageError, match=r"preset of Pendulum-v1, got Reacher-v5"):
+        load_preset("mpc", "somebody:Pendulum-v1", "Reacher-v5")
 
 
 @pytest.mark.parametrize("nothing", [None, "none"])

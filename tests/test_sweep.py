@@ -237,7 +237,7 @@ def test_a_trial_whose_worker_is_killed_ends_as_an_undisturbed_one(
     own = [TrainConfig(task, seed=seed, run_dir=str(tmp_path / f"run{seed}"), **settings) for seed in (0, 1)]
     killed: list[int] = []
     killer = threading.Thread(target=kill_once, args=(tmp_path / "run0", killed), daemon=True)
-    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+    node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     try:
         cluster.add_node(**node)

@@ -1,0 +1,362 @@
+"""Soft actor-critic that learns from short roll-outs of a neural-ODE world model besides the real task."""
+
+from __future__ import annotations
+
+import time
+from copy import deepcopy
+from dataclasses import dataclass, field, fields
+from typing import Any, cast
+
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from ode_rl.agents.algorithm_state import restore_algorithm
+from ode_rl.agents.learner import box_of
+from ode_rl.agents.mixed_replay import MixedReplayBuffer
+from ode_rl.agents.model_free import ModelFree
+from ode_rl.agents.model_rollouts import Gauge, Projection, RolloutConfig, branched_rollouts
+from ode_rl.buffer import ReplayBuffer
+from ode_rl.checkpoint import Checkpoint
+from ode_rl.errors import Stopped, UsageError
+from ode_rl.fit import FitConfig, fit
+from ode_rl.known import NOTHING_KNOWN, Known, scaled
+from ode_rl.names import PLAIN_MODELS
+from ode_rl.settings import build, plain
+from ode_rl.state import state_spec
+from ode_rl.types import FloatArray
+from ode_rl.world_model import WorldModel, WorldModelConfig
+
+# Transitions below which nothing is fitted, however early the agent starts to learn.
+FEWEST = 16
+
+
+@dataclass(frozen=True)
+class DynaConfig:
+    """What the agent has beside the settings of SAC, whose update-to-data ratio is `gradient_steps`."""
+
+    real_share: float = 0.1
+    """Share of a batch that was recorded; the rest is imagined."""
+    layer_norm_critics: bool = False
+    """Whether the critics have layer normalisation, which bears many gradient steps per environment step."""
+    fit_every: int = 250
+    """Environment steps between two fits of the world model, at least; the first is at `learning_starts`."""
+    fit_growth: float = 0.0
+    """Fits are also at least this share of all steps apart."""
+    model: WorldModelConfig = field(default_factory=WorldModelConfig)
+    """The world model."""
+    fit: FitConfig = field(default_factory=FitConfig)
+    """How the world model is fitted."""
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    """The roll-outs of the policy in the world model."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.real_share <= 1:
+            raise UsageError("0 <= real_share <= 1", self.real_share, "Write real_share=0.1.")
+        if self.fit_every < 1:
+            raise UsageError("fit_every >= 1", self.fit_every, "Write fit_every=250.")
+        if self.fit_growth < 0:
+            raise UsageError("fit_growth >= 0", self.fit_growth, "Write fit_growth=0.05.")
+
+
+OWN = tuple(f.name for f in fields(DynaConfig))
+# Where the agent differs from what Stable-Baselines3 takes by default.
+DEFAULTS: dict[str, Any] = {"gradient_steps": 10, "learning_starts": 500}
+# Settings of SAC agents that have but one value here, and why.
+FIXED: dict[str, tuple[Any, str]] = {
+    "discount": ("time", "each row of a batch has a discount of its own"),
+    "n_steps": (1, "imagined intervals come one by one"),
+    "normalize": (None, "the world model has scales of its own"),
+}
+
+
+@dataclass
+class Spent:
+    """What was spent on learning so far."""
+
+    model_updates: int = 0
+    """Gradient steps of the world model."""
+    field_evaluations: int = 0
+    """Evaluations of the vector field in fits, for one batch each."""
+    imagined: int = 0
+    """Imagined intervals."""
+
+
+class Dyna(ModelFree):
+    """Model-based policy optimisation: SAC whose batches mix real and imagined transitions.
+
+    ``Dyna("Pendulum-v1", seed=0).learn(3000)``. The agent is SAC of Stable-Baselines3. Besides, every
+    `fit_every` steps an ensemble of neural ODEs is fitted to all that was recorded; every ``rollout.every``
+    steps the policy acts in it, for some tenths of a second from recorded states; and all but the share
+    `real_share` of each batch comes from there. `settings` are those of SAC and of `DynaConfig`:
+    ``Dyna(env, gradient_steps=20, rollout={"seconds": 0.2}, model={"hidden": [200, 200]})``. `known`
+    functions of the task replace what would be learned; code does not go into files, so `load` needs them
+    again. Source: Janner et al. 2019 (arXiv 1906.08253).
+
+    Raises:
+        UsageError: for spaces it cannot act in, an unknown preset or setting, an unknown step time.
+    """
+
+    name, source = "dyna", "ode_rl.agents.dyna_sac:DynaSAC"
+    known: Known = NOTHING_KNOWN
+    options: DynaConfig
+
+    def __init__(
+        self,
+        env: Any,
+        preset: str | None = "auto",
+        seed: int | None = None,
+        device: str = "auto",
+        dt: float | None = None,
+        verbose: int = 0,
+        known: Known = NOTHING_KNOWN,
+        **settings: Any,
+    ) -> None:
+        self.known = known
+        super().__init__(env, preset, seed, device, dt, verbose, **settings)
+
+    @classmethod
+    def _defaults(cls) -> dict[str, Any]:
+        return {**super()._defaults(), **DEFAULTS, **plain(DynaConfig())}
+
+    @classmethod
+    def _resolved(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        found = super()._resolved(settings)
+        for name, (only, why) in FIXED.items():
+            if found[name] != only:
+                raise UsageError(f"{name}={only!r} ({why})", repr(found[name]), f"Leave out {name}.")
+        own = {name: value for name, value in settings.items() if name in OWN}
+        return {**found, **plain(build(DynaConfig, own))}
+
+    def _build(self, settings: dict[str, Any]) -> None:
+        self.options = build(DynaConfig, {name: settings[name] for name in OWN})
+        super()._build(settings)
+        n_obs, n_action = self.observation_space.shape[0], self.action_space.shape[0]
+        config = self.options.model
+        spec = None if config.structure in PLAIN_MODELS else state_spec(self.env_id, n_obs)
+        low, high = torch.tensor(self.action_space.low), torch.tensor(self.action_space.high)
+        weights = torch.Generator().manual_seed(self.seed)
+        known = scaled(self.known, low, high)
+        self.model = WorldModel(n_obs, n_action, self.dt, config, weights, spec, known).to(self.device)
+        self._project = Projection(self.env_id, self.observation_space, self.model.log_noise)
+        self._gauge: Gauge | None = None
+        self._since = time.perf_counter(), 0
+        self.spent, self.fits, self._fitted_at, self._imagined_at = Spent(), 0, 0, 0
+
+    def _arguments(self) -> dict[str, Any]:
+        found = {name: value for name, value in super()._arguments().items() if name not in OWN}
+        rollout = self.options.rollout
+        found["policy_kwargs"] |= {"layer_norm_critics": self.options.layer_norm_critics}
+        found["replay_buffer_class"] = MixedReplayBuffer
+        found["replay_buffer_kwargs"] = {
+            "rho": found["replay_buffer_kwargs"]["rho"],
+            "dt": self.dt,
+            "real_share": self.options.real_share,
+            "imagined_size": rollout.per_step * rollout.keep,
+            "rng": self.rng,
+        }
+        return found
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """All resolved settings, as JSON values."""
+        return {**super().config, "interval": self.interval, "known": self.known.names}
+
+    @property
+    def replay(self) -> MixedReplayBuffer:
+        """Where batches come from."""
+        found = self.algorithm.replay_buffer  # type: ignore[attr-defined]
+        if not isinstance(found, MixedReplayBuffer):
+            raise TypeError(f"a MixedReplayBuffer, not {type(found).__name__}")
+        return found
+
+    @property
+    def buffer(self) -> ReplayBuffer:
+        """What was recorded."""
+        return self.replay.real
+
+    # -- learning -------------------------------------------------------------------------------------
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: Any = None,
+        progress_bar: bool = False,
+        reset_num_timesteps: bool = True,
+    ) -> Dyna:
+        """Act, fit the world model, imagine, and let SAC learn, for `total_timesteps` environment steps.
+
+        If somebody asks to stop in a fit, it is dropped without a trace, and learning ends.
+        """
+        try:
+            super().learn(total_timesteps, callback, progress_bar, reset_num_timesteps)
+        except Stopped:
+            self._running.on_training_end()
+        return self
+
+    def _begin(self, total: int, callback: Any, progress_bar: bool) -> tuple[VecEnv, BaseCallback]:
+        given = list(callback) if isinstance(callback, list | tuple) else [callback] if callback else []
+        env, self._running = super()._begin(total, [*given, WorldLearning(self)], progress_bar)
+        return env, self._running
+
+    def _improve_world(self) -> None:
+        """Fit and imagine, where it is time to: called before each stretch of acting.
+
+        Raises:
+            Stopped: if somebody asked to stop; all is as before the fit.
+        """
+        if self._fit_is_due() and not self._fit():
+            self._safe_point()
+            raise Stopped
+        rollout, n = self.options.rollout, self.buffer.n_added
+        if self.fits and self.options.real_share < 1 and n - self._imagined_at >= rollout.every:
+            self._imagine(n)
+
+    def _fit_is_due(self) -> bool:
+        n = self.buffer.n_added
+        if not self.fits:
+            return n >= max(FEWEST, int(self.settings["learning_starts"]))
+        every = max(self.options.fit_every, round(self.options.fit_growth * n))
+        return n - self._fitted_at >= every
+
+    def _fit(self) -> bool:
+        """Fit to all that was recorded. If somebody asks to stop: False, and all is as it was before."""
+        before = deepcopy((self.model.state_dict(), self.rng.bit_generator.state))
+        try:
+            report = fit(
+                self.model, self.buffer, self.options.fit, self.rng, self.device, stop=self.stop_asked
+            )
+        except BaseException as error:
+            self.model.load_state_dict(before[0])
+            self.rng.bit_generator.state = before[1]
+            if isinstance(error, Stopped):
+                return False
+            raise
+        self._gauge = Gauge.measured(self.model, self.buffer)
+        # What a younger model imagined misleads; the round that is due now replaces it.
+        self.replay.imagined.clear()
+        self._imagined_at = self.buffer.n_added - self.options.rollout.every
+        self.fits, self._fitted_at = self.fits + 1, self.buffer.n_added
+        self.spent.model_updates += report.updates
+        self.spent.field_evaluations += report.n_evals
+        for name, number in report.scalars().items():
+            self.logger.record(f"model/{name}", number)
+        self._log_spent()
+        self.logger.dump(self.num_timesteps)
+        return True
+
+    def _imagine(self, step: int) -> None:
+        """One round of roll-outs of the policy in the world model."""
+        config = self.options.rollout
+        horizon = config.horizon(step, self.interval)
+        intervals = max(1, round(horizon / self.interval))
+        n = -(-config.per_step * config.every // (intervals * self.model.n_members))
+        if self._gauge is None:
+            raise RuntimeError("a world model that was not fitted")
+        rows = branched_rollouts(
+            self.model, self._act, self.buffer, n, horizon, self._gauge, self._project, config, self.rng
+        )
+        self.replay.imagined.add(rows)
+        self._imagined_at = step
+        self.spent.imagined += len(rows.reward)
+        self.logger.record("imagined/horizon_s", horizon)
+        self.logger.record(
+            "imagined/share_of_horizon", len(rows.reward) / (n * self.model.n_members * intervals)
+        )
+        self.logger.record("imagined/mean_reward", float(rows.reward.mean()) if len(rows.reward) else 0.0)
+
+    def _act(self, z: Tensor) -> Tensor:
+        """The policy's random actions ``[E, N, A]`` in [-1, 1]."""
+        actor: Any = self.algorithm.policy.actor
+        action: Tensor = actor(z.reshape(-1, z.shape[-1]).float())
+        return action.reshape(*z.shape[:-1], -1).to(z)
+
+    def _log_spent(self) -> None:
+        began, then = self._since
+        self._since = now, n = time.perf_counter(), self.buffer.n_added
+        self.logger.record("spent/gradient_steps", self.algorithm._n_updates)
+        self.logger.record("spent/model_updates", self.spent.model_updates)
+        self.logger.record("spent/field_evaluations", self.spent.field_evaluations)
+        self.logger.record("spent/imagined_steps", self.spent.imagined)
+        self.logger.record("spent/wall_s_per_step", (now - began) / max(1, n - then))
+
+    # -- files ----------------------------------------------------------------------------------------
+
+    def _parts(self) -> Checkpoint:
+        parts = super()._parts()
+        arrays = {"buffer": self.buffer.state(), "imagined": self.replay.imagined.state()}
+        tensors = {"model": dict(self.model.state_dict())}
+        if self._gauge is not None:
+            tensors["gauge"] = self._gauge._asdict()
+        meta = {
+            "rng": self.rng.bit_generator.state,
+            "fits": self.fits,
+            "fitted_at": self._fitted_at,
+            "imagined_at": self._imagined_at,
+            "spent": plain(self.spent),
+        }
+        return Checkpoint(
+            self.name, parts.tensors | tensors, parts.arrays | arrays, parts.meta | {"world": meta}, {}
+        )
+
+    @classmethod
+    def _from_parts(cls, parts: Checkpoint, device: str, known: Known) -> Dyna:
+        config = parts.meta["config"]
+        if known.names != (was := list(config.get("known", []))):
+            raise UsageError(
+                f"the functions that the agent was trained with, {was or 'none'}",
+                known.names or "none",
+                f"Give known=Known({', '.join(f'{name}=...' for name in was)}).",
+            )
+        agent = cls.__new__(cls)
+        agent.known = known
+        agent.env, agent.env_id, agent.dt = None, str(config["env_id"]), float(config["dt"])
+        agent.interval = float(config["interval"])
+        agent.observation_space = box_of(parts.arrays["observation_space"])
+        agent.action_space = box_of(parts.arrays["action_space"])
+        agent._begin_anew(int(config["seed"]), device, verbose=0)
+        agent.preset = str(config["preset"])
+        agent._build(cls._resolved(dict(config["settings"])))
+        restore_algorithm(agent.algorithm, agent.normalizer, parts)
+        agent.num_timesteps = agent.algorithm.num_timesteps
+        agent._restore_world(parts)
+        return agent
+
+    def _restore_world(self, parts: Checkpoint) -> None:
+        world = parts.meta["world"]
+        self.model.load_state_dict(parts.tensors["model"])
+        if "gauge" in parts.tensors:
+            self._gauge = Gauge(**{k: v.to(self.device) for k, v in parts.tensors["gauge"].items()})
+        self.buffer.restore(parts.arrays["buffer"])
+        self.replay.imagined.restore(parts.arrays["imagined"])
+        self.rng.bit_generator.state = world["rng"]
+        self.fits, self._fitted_at = int(world["fits"]), int(world["fitted_at"])
+        self._imagined_at, self.spent = int(world["imagined_at"]), build(Spent, world["spent"])
+
+
+class WorldLearning(BaseCallback):
+    """Lets the agent improve and use its world model between stretches of acting."""
+
+    def __init__(self, agent: Dyna) -> None:
+        super().__init__()
+        self.agent = agent
+
+    def _on_training_start(self) -> None:
+        self.agent._since = time.perf_counter(), self.agent.buffer.n_added
+        self._cut_what_does_not_go_on()
+
+    def _on_rollout_start(self) -> None:
+        self.agent._improve_world()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _cut_what_does_not_go_on(self) -> None:
+        """Episodes that were open before `learn` go on only if the environments stand where they ended."""
+        buffer, now = self.agent.buffer, cast("FloatArray | None", self.agent.algorithm._last_obs)
+        for i, serial in list(buffer.open_ends.items()):
+            ended = buffer.next_obs[serial % buffer.capacity]
+            if now is None or i >= len(now) or not np.array_equal(np.asarray(now[i], np.float32), ended):
+                buffer.cut(i)

@@ -1,0 +1,31 @@
+"""Imagined against decoupled gradients on a task with contacts, at equal real steps."""
+
+from __future__ import annotations
+
+import time
+
+from _rows import Table
+
+from ode_rl.agents import ODEPolicy
+from ode_rl.evaluate import evaluate_agent
+
+TASK, STEPS, EPISODES = "Hopper-v5", 10_000, 10
+
+
+def contacts(table: Table, seed: int) -> None:
+    """Both sources with the settings of the preset, and nothing else different."""
+    for source in ("imagined", "decoupled"):
+        if not table.wants(TASK, source, seed):
+            continue
+        began = time.perf_counter()
+        agent = ODEPolicy(TASK, seed=seed, device="cpu", policy={"source": source}).learn(STEPS)
+        wall = time.perf_counter() - began
+        found = evaluate_agent(agent, TASK, EPISODES)
+        numbers = [
+            table.number(TASK, source, seed, "return", found.mean_return, "return", "1"),
+            table.number(TASK, source, seed, "standard deviation over episodes", found.std_return, "return"),
+            table.number(TASK, source, seed, "environment steps", STEPS, "steps"),
+            table.number(TASK, source, seed, "wall clock", wall, "s"),
+            table.number(TASK, source, seed, "gradients skipped", agent.skipped, ""),
+        ]
+        table.write(TASK, source, seed, numbers)
