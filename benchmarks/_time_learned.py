@@ -30,7 +30,7 @@ EPISODES = 10
 # --- SAC with both discounts -------------------------------------------------------------------------------
 
 # Environment steps at native dt; at another dt as many as the same simulated seconds take.
-NATIVE_STEPS = {"ode_rl/Pendulum-v0": 10_000, "Swimmer-v5": 50_000}
+NATIVE_STEPS = {"ode_rl/Pendulum-v0": 10_000, "Swimmer-v5": 20_000}
 SETTINGS: dict[str, dict[str, Any]] = {"ode_rl/Pendulum-v0": {"learning_rate": 1e-3}}
 
 
