@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from copy import deepcopy
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -13,66 +13,26 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from ode_rl.agents.dyna_config import DEFAULTS, FIXED, OWN, DynaConfig
 from ode_rl.agents.dyna_sac import DynaSAC
 from ode_rl.agents.mixed_replay import MixedReplayBuffer
 from ode_rl.agents.model_free import ModelFree
 from ode_rl.agents.model_gradient import Discount
-from ode_rl.agents.model_rollouts import Gauge, Projection, RolloutConfig, branched_rollouts
-from ode_rl.agents.value_expansion import ExpansionConfig, improve_actor
+from ode_rl.agents.model_rollouts import Gauge, Projection, branched_rollouts
+from ode_rl.agents.value_expansion import improve_actor
 from ode_rl.buffer import ReplayBuffer
 from ode_rl.checkpoint import Checkpoint
 from ode_rl.errors import Stopped, UsageError
-from ode_rl.fit import FitConfig, fit
+from ode_rl.fit import fit
 from ode_rl.known import NOTHING_KNOWN, Known, scaled
 from ode_rl.names import PLAIN_MODELS
 from ode_rl.settings import build, plain
 from ode_rl.state import state_spec
 from ode_rl.types import FloatArray
-from ode_rl.world_model import WorldModel, WorldModelConfig
+from ode_rl.world_model import WorldModel
 
 # Transitions below which nothing is fitted, however early the agent starts to learn.
 FEWEST = 16
-
-
-@dataclass(frozen=True)
-class DynaConfig:
-    """What the agent has beside the settings of SAC, whose update-to-data ratio is `gradient_steps`."""
-
-    real_share: float = 0.1
-    """Share of a batch that was recorded; the rest is imagined."""
-    layer_norm_critics: bool = False
-    """Whether the critics have layer normalisation, which bears many gradient steps per environment step."""
-    fit_every: int = 250
-    """Environment steps between two fits of the world model, at least; the first is at `learning_starts`."""
-    fit_growth: float = 0.0
-    """Fits are also at least this share of all steps apart."""
-    model: WorldModelConfig = field(default_factory=WorldModelConfig)
-    """The world model."""
-    fit: FitConfig = field(default_factory=FitConfig)
-    """How the world model is fitted."""
-    rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    """The roll-outs of the policy in the world model."""
-    expansion: ExpansionConfig = field(default_factory=ExpansionConfig)
-    """Steps of the actor along gradients of the world model."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.real_share <= 1:
-            raise UsageError("0 <= real_share <= 1", self.real_share, "Write real_share=0.1.")
-        if self.fit_every < 1:
-            raise UsageError("fit_every >= 1", self.fit_every, "Write fit_every=250.")
-        if self.fit_growth < 0:
-            raise UsageError("fit_growth >= 0", self.fit_growth, "Write fit_growth=0.05.")
-
-
-OWN = tuple(f.name for f in fields(DynaConfig))
-# Where the agent differs from what Stable-Baselines3 takes by default.
-DEFAULTS: dict[str, Any] = {"gradient_steps": 10, "learning_starts": 500}
-# Settings of SAC agents that have but one value here, and why.
-FIXED: dict[str, tuple[Any, str]] = {
-    "discount": ("time", "each row of a batch has a discount of its own"),
-    "n_steps": (1, "imagined intervals come one by one"),
-    "normalize": (None, "the world model has scales of its own"),
-}
 
 
 @dataclass

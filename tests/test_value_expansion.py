@@ -110,7 +110,7 @@ def test_a_step_moves_the_actor_uphill_and_nothing_else() -> None:
     slope = (by_hand(0.501, 2) - by_hand(0.499, 2)) / 0.002
     found = step(world, policy)
     assert found == pytest.approx(by_hand(0.5, 2))
-    assert float(policy.actor.action) == pytest.approx(0.5 + 0.1 * slope, rel=1e-4)
+    assert policy.actor.action.item() == pytest.approx(0.5 + 0.1 * slope, rel=1e-4)
     assert policy.critic.slope.grad is None
     assert policy.critic.slope.requires_grad
     assert all(parameter.grad is None for parameter in world.parameters())
@@ -119,13 +119,13 @@ def test_a_step_moves_the_actor_uphill_and_nothing_else() -> None:
 def test_gradients_are_clipped() -> None:
     policy = Policy()
     step(known_world(drift, height), policy, most=0.01)
-    assert float(policy.actor.action) == pytest.approx(0.5 + 0.1 * 0.01, rel=1e-4)
+    assert policy.actor.action.item() == pytest.approx(0.5 + 0.1 * 0.01, rel=1e-4)
 
 
 def test_a_gradient_that_is_no_number_moves_nothing() -> None:
     policy = Policy()
     assert step(known_world(lambda z, a: a * torch.inf), policy) is None
-    assert float(policy.actor.action) == 0.5
+    assert policy.actor.action.item() == 0.5
 
 
 def test_its_length_is_in_seconds() -> None:
