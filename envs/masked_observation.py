@@ -11,6 +11,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
+from ode_rl.envs.action_delay import ActionDelay
 from ode_rl.envs.control_interval import ControlInterval
 from ode_rl.envs.observation_dropout import ObservationDropout
 from ode_rl.envs.time_aware import KEY, TimeAware
@@ -70,17 +71,21 @@ def partly_observed(
     dt: Any = None,
     dropout: float = 0.0,
     hidden: Sequence[int] | None = None,
+    history: int = 1,
 ) -> Env:
     """A task for agents with a memory: components hidden, observations lost, intervals that vary.
 
     From the inside out: `ControlInterval` with `dt` (seconds, or ``(lo, hi)`` for a uniform draw a step);
     `MaskedObservation` without the `hidden` components (None: the velocities); `ObservationDropout`, which
-    shows the last observation that arrived, and behind it 1 where it is new and else 0; `TimeAware`. The
-    observation is ``{"observation": [shown, new], "dt": [seconds since the step before]}``.
+    shows the last observation that arrived, and behind it 1 where it is new and else 0; `ActionDelay` with no
+    delay, which shows the last `history` actions, without which nobody could tell where a lost observation
+    would have been; `TimeAware`. The observation is ``{"observation": [shown, new, actions], "dt": [seconds
+    since the step before]}``.
 
     Raises:
         UsageError: where one of these does.
     """
     task: Env = gymnasium.make(env) if isinstance(env, str) else env
     task = MaskedObservation(ControlInterval(task, dt=dt), hidden)
-    return TimeAware(ObservationDropout(task, dropout, mask=True), key=KEY)
+    task = ActionDelay(ObservationDropout(task, dropout, mask=True), 0.0, history=history)
+    return TimeAware(task, key=KEY)

@@ -52,7 +52,7 @@ def test_a_task_of_unknown_state_has_to_say_which_components() -> None:
 def episode(env: Any, steps: int, seed: int) -> list[Any]:
     found = [(env.reset(seed=seed)[0], 0.0)]
     for _ in range(steps):
-        obs, _, _, _, info = env.step(np.zeros(1, np.float32))
+        obs, _, _, _, info = env.step(np.full(1, 0.5, np.float32))
         found.append((obs, info["dt"]))
     return found
 
@@ -61,7 +61,9 @@ def test_a_partly_observed_pendulum_shows_its_angle_now_and_then_and_the_time_al
     lo, hi, steps = 0.02, 0.08, 120
     seen = episode(partly_observed("ode_rl/Pendulum-v0", (lo, hi), dropout=0.5), steps, seed=0)
     truth = episode(ControlInterval(gymnasium.make("ode_rl/Pendulum-v0"), dt=(lo, hi)), steps, seed=0)
-    new = np.array([obs["observation"][-1] for obs, _ in seen])
+    new = np.array([obs["observation"][2] for obs, _ in seen])
+    actions = np.array([obs["observation"][3:] for obs, _ in seen])
+    np.testing.assert_array_equal(actions, [[0.0], *[[0.5]] * steps])
     assert new[0] == 1
     assert 0.35 < new.mean() < 0.65
     last = None
