@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from copy import deepcopy
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -13,63 +13,26 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from ode_rl.agents.algorithm_state import restore_algorithm
-from ode_rl.agents.learner import box_of
+from ode_rl.agents.dyna_config import DEFAULTS, FIXED, OWN, DynaConfig
+from ode_rl.agents.dyna_sac import DynaSAC
 from ode_rl.agents.mixed_replay import MixedReplayBuffer
 from ode_rl.agents.model_free import ModelFree
-from ode_rl.agents.model_rollouts import Gauge, Projection, RolloutConfig, branched_rollouts
+from ode_rl.agents.model_gradient import Discount
+from ode_rl.agents.model_rollouts import Gauge, Projection, branched_rollouts
+from ode_rl.agents.value_expansion import improve_actor
 from ode_rl.buffer import ReplayBuffer
 from ode_rl.checkpoint import Checkpoint
 from ode_rl.errors import Stopped, UsageError
-from ode_rl.fit import FitConfig, fit
+from ode_rl.fit import fit
 from ode_rl.known import NOTHING_KNOWN, Known, scaled
 from ode_rl.names import PLAIN_MODELS
 from ode_rl.settings import build, plain
 from ode_rl.state import state_spec
 from ode_rl.types import FloatArray
-from ode_rl.world_model import WorldModel, WorldModelConfig
+from ode_rl.world_model import WorldModel
 
 # Transitions below which nothing is fitted, however early the agent starts to learn.
 FEWEST = 16
-
-
-@dataclass(frozen=True)
-class DynaConfig:
-    """What the agent has beside the settings of SAC, whose update-to-data ratio is `gradient_steps`."""
-
-    real_share: float = 0.1
-    """Share of a batch that was recorded; the rest is imagined."""
-    layer_norm_critics: bool = False
-    """Whether the critics have layer normalisation, which bears many gradient steps per environment step."""
-    fit_every: int = 250
-    """Environment steps between two fits of the world model, at least; the first is at `learning_starts`."""
-    fit_growth: float = 0.0
-    """Fits are also at least this share of all steps apart."""
-    model: WorldModelConfig = field(default_factory=WorldModelConfig)
-    """The world model."""
-    fit: FitConfig = field(default_factory=FitConfig)
-    """How the world model is fitted."""
-    rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    """The roll-outs of the policy in the world model."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.real_share <= 1:
-            raise UsageError("0 <= real_share <= 1", self.real_share, "Write real_share=0.1.")
-        if self.fit_every < 1:
-            raise UsageError("fit_every >= 1", self.fit_every, "Write fit_every=250.")
-        if self.fit_growth < 0:
-            raise UsageError("fit_growth >= 0", self.fit_growth, "Write fit_growth=0.05.")
-
-
-OWN = tuple(f.name for f in fields(DynaConfig))
-# Where the agent differs from what Stable-Baselines3 takes by default.
-DEFAULTS: dict[str, Any] = {"gradient_steps": 10, "learning_starts": 500}
-# Settings of SAC agents that have but one value here, and why.
-FIXED: dict[str, tuple[Any, str]] = {
-    "discount": ("time", "each row of a batch has a discount of its own"),
-    "n_steps": (1, "imagined intervals come one by one"),
-    "normalize": (None, "the world model has scales of its own"),
-}
 
 
 @dataclass
@@ -82,6 +45,8 @@ class Spent:
     """Evaluations of the vector field in fits, for one batch each."""
     imagined: int = 0
     """Imagined intervals."""
+    expansions: int = 0
+    """Gradient steps of the actor through the world model."""
 
 
 class Dyna(ModelFree):
@@ -143,6 +108,8 @@ class Dyna(ModelFree):
         self._project = Projection(self.env_id, self.observation_space, self.model.log_noise)
         self._gauge: Gauge | None = None
         self._since = time.perf_counter(), 0
+        if self.options.expansion.updates:
+            self.algorithm.afterwards = self._expand  # type: ignore[attr-defined]
         self.spent, self.fits, self._fitted_at, self._imagined_at = Spent(), 0, 0, 0
 
     def _arguments(self) -> dict[str, Any]:
@@ -267,6 +234,24 @@ class Dyna(ModelFree):
         )
         self.logger.record("imagined/mean_reward", float(rows.reward.mean()) if len(rows.reward) else 0.0)
 
+    def _expand(self) -> None:
+        """Gradient steps of the actor through the world model, once there is one."""
+        config, algorithm = self.options.expansion, cast("DynaSAC", self.algorithm)
+        n, k = -(-config.starts // self.model.n_members), config.intervals(self.interval)
+        alpha: Any = algorithm.log_ent_coef
+        weight = algorithm.ent_coef_tensor if alpha is None else alpha.detach().exp()
+        discount = Discount(self.replay.rho, self.dt)
+        for _ in range(config.updates if self.fits else 0):
+            rows = self.rng.choice(self.buffer.serials(), (k, self.model.n_members, n))
+            seconds = torch.as_tensor(self.buffer.arrays(rows).dt).to(self.model.log_noise)
+            z = torch.as_tensor(self.buffer.arrays(rows[0]).obs).to(self.model.log_noise)
+            value = improve_actor(
+                self.model, algorithm.policy, z, seconds, weight, discount, config.max_grad_norm
+            )
+            self.spent.expansions += 1
+            if value is not None:
+                self.logger.record("train/expanded_value", value)
+
     def _act(self, z: Tensor) -> Tensor:
         """The policy's random actions ``[E, N, A]`` in [-1, 1]."""
         actor: Any = self.algorithm.policy.actor
@@ -280,6 +265,7 @@ class Dyna(ModelFree):
         self.logger.record("spent/model_updates", self.spent.model_updates)
         self.logger.record("spent/field_evaluations", self.spent.field_evaluations)
         self.logger.record("spent/imagined_steps", self.spent.imagined)
+        self.logger.record("spent/expansions", self.spent.expansions)
         self.logger.record("spent/wall_s_per_step", (now - began) / max(1, n - then))
 
     # -- files ----------------------------------------------------------------------------------------
@@ -303,24 +289,10 @@ class Dyna(ModelFree):
 
     @classmethod
     def _from_parts(cls, parts: Checkpoint, device: str, known: Known) -> Dyna:
+        agent = cls._unbuilt(parts, device, known)
         config = parts.meta["config"]
-        if known.names != (was := list(config.get("known", []))):
-            raise UsageError(
-                f"the functions that the agent was trained with, {was or 'none'}",
-                known.names or "none",
-                f"Give known=Known({', '.join(f'{name}=...' for name in was)}).",
-            )
-        agent = cls.__new__(cls)
-        agent.known = known
-        agent.env, agent.env_id, agent.dt = None, str(config["env_id"]), float(config["dt"])
-        agent.interval = float(config["interval"])
-        agent.observation_space = box_of(parts.arrays["observation_space"])
-        agent.action_space = box_of(parts.arrays["action_space"])
-        agent._begin_anew(int(config["seed"]), device, verbose=0)
-        agent.preset = str(config["preset"])
         agent._build(cls._resolved(dict(config["settings"])))
-        restore_algorithm(agent.algorithm, agent.normalizer, parts)
-        agent.num_timesteps = agent.algorithm.num_timesteps
+        agent._restore(parts)
         agent._restore_world(parts)
         return agent
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from stable_baselines3 import SAC
@@ -46,6 +47,13 @@ class DynaPolicy(SACPolicy):
 
 
 class DynaSAC(SAC):
-    """SAC with `DynaPolicy`."""
+    """SAC with `DynaPolicy`; `afterwards` is called each time that it has learned."""
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": DynaPolicy}
+    afterwards: Callable[[], None] | None = None
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """Learn as SAC does."""
+        super().train(gradient_steps, batch_size)
+        if self.afterwards is not None:
+            self.afterwards()

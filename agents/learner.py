@@ -59,6 +59,8 @@ class Learner(ABC):
     """
 
     name: str
+    preset: str
+    known: Known = NOTHING_KNOWN
 
     def __init__(self, env: Any, seed: int | None, device: str, dt: float | None, verbose: int) -> None:
         self.env: VecEnv | None = as_vec_env(env)
@@ -155,6 +157,30 @@ class Learner(ABC):
             agent._left = OpenEpisodes.of(parts)
         if env is not None:
             agent.set_env(env)
+        return agent
+
+    @classmethod
+    def _unbuilt(cls: type[L], parts: Checkpoint, device: str, known: Known) -> L:
+        """The agent of a checkpoint, with all that there is before its own parts are built.
+
+        Raises:
+            UsageError: if it was trained with other `known` functions.
+        """
+        config = parts.meta["config"]
+        if known.names != (was := list(config.get("known", []))):
+            remedy = (
+                f"Give known=Known({', '.join(f'{name}=...' for name in was)})." if was else "Leave it out."
+            )
+            want = f"the functions that the agent was trained with, {was or 'none'}"
+            raise UsageError(want, known.names or "none", remedy)
+        agent = cls.__new__(cls)
+        agent.known = known
+        agent.env, agent.env_id, agent.dt = None, str(config["env_id"]), float(config["dt"])
+        agent.interval = float(config.get("interval", agent.dt))
+        agent.observation_space = box_of(parts.arrays["observation_space"])
+        agent.action_space = box_of(parts.arrays["action_space"])
+        agent._begin_anew(int(config["seed"]), device, verbose=0)
+        agent.preset = str(config["preset"])
         return agent
 
     # -- environment --------------------------------------------------------------------------------

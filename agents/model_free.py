@@ -18,7 +18,7 @@ from torch import nn
 
 from ode_rl.agents import zoo
 from ode_rl.agents.algorithm_state import algorithm_parts, restore_algorithm
-from ode_rl.agents.learner import Learner, as_vec_env, box_arrays, box_of
+from ode_rl.agents.learner import Learner, as_vec_env, box_arrays
 from ode_rl.agents.presets import RUN_SETTINGS, load_preset
 from ode_rl.agents.rollout_state import ROLLOUT, begin_rollout, restore_rollout, rollout_parts
 from ode_rl.agents.timed_ppo import TimedPPO
@@ -261,22 +261,18 @@ class ModelFree(Learner):
 
     @classmethod
     def _from_parts(cls: type[M], parts: Checkpoint, device: str, known: Known) -> M:
-        if known.names:
-            remedy = "Leave it out: nothing of the task is modelled."
-            raise UsageError(f"no known functions for {cls.name}", known.names, remedy)
+        agent = cls._unbuilt(parts, device, known)
         config = parts.meta["config"]
-        agent = cls.__new__(cls)
-        agent.env, agent.env_id, agent.dt = None, str(config["env_id"]), float(config["dt"])
-        agent.observation_space = box_of(parts.arrays["observation_space"])
-        agent.action_space = box_of(parts.arrays["action_space"])
-        agent._begin_anew(int(config["seed"]), device, verbose=0)
-        agent.preset = str(config["preset"])
         agent._build(cls._resolved(dict(config["settings"])))
-        restore_algorithm(agent.algorithm, agent.normalizer, parts)
-        restore_rollout(agent.algorithm, agent.normalizer, parts)
-        agent._rollout_left = parts
-        agent.num_timesteps = agent.algorithm.num_timesteps
+        agent._restore(parts)
         return agent
+
+    def _restore(self, parts: Checkpoint) -> None:
+        """Take up what `_parts` gave."""
+        restore_algorithm(self.algorithm, self.normalizer, parts)
+        restore_rollout(self.algorithm, self.normalizer, parts)
+        self._rollout_left = parts
+        self.num_timesteps = self.algorithm.num_timesteps
 
 
 class SAC(ModelFree):

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from ode_rl.agents.actor_critic import ActorCritic
-from ode_rl.agents.learner import Learner, box_arrays, box_of, next_seconds
+from ode_rl.agents.learner import Learner, box_arrays, next_seconds
 from ode_rl.agents.model_gradient import Discount
 from ode_rl.agents.mpc_config import MPCConfig
 from ode_rl.agents.noise import coloured_noise
@@ -483,21 +483,8 @@ class MPC(Learner):
 
     @classmethod
     def _from_parts(cls, parts: Checkpoint, device: str, known: Known) -> MPC:
+        agent = cls._unbuilt(parts, device, known)
         config = parts.meta["config"]
-        if known.names != (was := list(config.get("known", []))):
-            raise UsageError(
-                f"the functions that the agent was trained with, {was or 'none'}",
-                known.names or "none",
-                f"Give known=Known({', '.join(f'{name}=...' for name in was)}).",
-            )
-        agent = cls.__new__(cls)
-        agent.known = known
-        agent.env, agent.env_id, agent.dt = None, str(config["env_id"]), float(config["dt"])
-        agent.interval = float(config.get("interval", agent.dt))
-        agent.observation_space = box_of(parts.arrays["observation_space"])
-        agent.action_space = box_of(parts.arrays["action_space"])
-        agent._begin_anew(int(config["seed"]), device, verbose=0)
-        agent.preset = str(config["preset"])
         agent._build(build(MPCConfig, config["settings"]))
         agent.model.load_state_dict(parts.tensors["model"])
         agent.value.load_state_dict(parts.tensors["value"])

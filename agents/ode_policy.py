@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from ode_rl.agents.actor_critic import ActorCritic, PolicyConfig
-from ode_rl.agents.learner import Learner, box_arrays, box_of, next_seconds
+from ode_rl.agents.learner import Learner, box_arrays, next_seconds
 from ode_rl.agents.model_gradient import Discount
 from ode_rl.agents.noise import coloured_noise
 from ode_rl.agents.presets import RUN_SETTINGS, load_preset
@@ -48,6 +48,8 @@ class ODEPolicyConfig:
     """Discount per native step."""
     warmup_steps: int = 200
     """Steps of random actions before the first round of learning."""
+    warmup_std: float = 1.0
+    """Standard deviation of these scaled actions, which are cut to [-1, 1]."""
     warmup_exponent: float = 1.0
     """Colour of the random actions of the warm-up: 0 white, 2 brown."""
     explore_std: float = 0.2
@@ -308,7 +310,7 @@ class ODEPolicy(Learner):
         """Act once in every environment and store what came of it; False if a callback ends the training."""
         obs, starts, memory, _ = self._progress
         jitter, noise = self._noise(env.num_envs)
-        scaled = jitter
+        scaled = self.settings.warmup_std * jitter
         if self.rounds:
             rows = self._check_observation(np.asarray(obs, np.float32))
             with torch.inference_mode():
@@ -387,21 +389,8 @@ class ODEPolicy(Learner):
 
     @classmethod
     def _from_parts(cls, parts: Checkpoint, device: str, known: Known) -> ODEPolicy:
+        agent = cls._unbuilt(parts, device, known)
         config = parts.meta["config"]
-        if known.names != (was := list(config.get("known", []))):
-            raise UsageError(
-                f"the functions that the agent was trained with, {was or 'none'}",
-                known.names or "none",
-                f"Give known=Known({', '.join(f'{name}=...' for name in was)}).",
-            )
-        agent = cls.__new__(cls)
-        agent.known = known
-        agent.env, agent.env_id, agent.dt = None, str(config["env_id"]), float(config["dt"])
-        agent.interval = float(config["interval"])
-        agent.observation_space = box_of(parts.arrays["observation_space"])
-        agent.action_space = box_of(parts.arrays["action_space"])
-        agent._begin_anew(int(config["seed"]), device, verbose=0)
-        agent.preset = str(config["preset"])
         agent._build(build(ODEPolicyConfig, config["settings"]))
         agent.model.load_state_dict(parts.tensors["model"])
         agent.policy.load_state_dict(parts.tensors["policy"])

@@ -7,7 +7,7 @@ import csv
 import math
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from _suite_plan import TASKS, Task
@@ -89,7 +89,8 @@ def main() -> None:
     n_rows = math.ceil(len(args.tasks) / columns)
     figure = Figure(figsize=(3.4 * columns, 2.9 * n_rows + 0.5), layout="constrained")
     panels = figure.subplots(n_rows, columns, squeeze=False)
-    numbers, shown = read(args.results), {}
+    numbers = read(args.results)
+    shown: dict[str, Any] = {}
     for panel, name in zip(panels.flat, args.tasks, strict=False):
         draw(panel, TASKS[name], args.results.parent / "curves", threshold_of(TASKS[name], numbers))
         shown |= dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
@@ -98,7 +99,7 @@ def main() -> None:
     for row in panels:
         row[0].set_ylabel("return of 10 episodes")
     if shown:
-        figure.legend(shown.values(), shown.keys(), loc="outside upper center", ncols=3, frameon=False)
+        figure.legend(list(shown.values()), list(shown), loc="outside upper center", ncols=3, frameon=False)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.out, dpi=130)
     print(args.out)

@@ -158,7 +158,8 @@ def _checkpoint_of(path: Path) -> tuple[Path, Mapping[str, Any] | None]:
 def _model(parts: Checkpoint, known: Known) -> WorldModel:
     config = parts.meta["config"]
     if known.names != (was := list(config.get("known", []))):
-        remedy = f"Give known=Known({', '.join(f'{name}=...' for name in was)})."
+        given = f"Give known=Known({', '.join(f'{name}=...' for name in was)})."
+        remedy = given if was else "Leave it out."
         raise UsageError(
             f"the functions that it was trained with, {was or 'none'}", known.names or "none", remedy
         )

@@ -24,11 +24,14 @@ from ode_rl.agents import Dyna
 from ode_rl.agents.mixed_replay import MixedReplayBuffer
 from ode_rl.agents.model_rollouts import branched_rollouts
 from ode_rl.agents.presets import preset_ids
+from ode_rl.checkpoint import read_checkpoint
 from ode_rl.cli import main
 from ode_rl.errors import Stopped, UsageError
 from ode_rl.evaluate import evaluate_agent
 from ode_rl.fit import fit
 from ode_rl.known import Known
+from ode_rl.train import resume, train
+from tests.tiny_runs import assert_same_run, killed_at, tiny, use_tiny_settings
 
 CART, BALANCE = "tests.own_tasks:own/SpringCart-v0", "tests.own_tasks:own/Balance-v0"
 TINY: dict[str, Any] = {
@@ -79,7 +82,6 @@ def test_evaluate_policy_runs_the_agent(cart: Dyna) -> None:
 
 def test_what_acts_and_learns_is_sac_of_stable_baselines(cart: Dyna) -> None:
     assert isinstance(cart.algorithm, SAC)
-    assert "train" not in vars(type(cart.algorithm))
     assert cart.algorithm._n_updates == 2 * (60 - 30)
     assert cart.num_timesteps == cart.algorithm.num_timesteps == len(cart.buffer) == 60
 
@@ -222,6 +224,16 @@ def test_rivals_of_the_ode_serve_as_worlds(structure: str) -> None:
     assert len(agent.replay.imagined) > 0
 
 
+def test_the_actor_follows_gradients_of_the_world_if_asked_to() -> None:
+    expansion = {"updates": 3, "seconds": 0.1, "starts": 10}
+    plain, expanded = agent_of().learn(33), agent_of(expansion=expansion).learn(33)
+    assert (plain.spent.expansions, expanded.spent.expansions) == (0, 3 * 3)
+    one, two = weights(plain), weights(expanded)
+    assert not np.array_equal(one["actor.mu.weight"], two["actor.mu.weight"])
+    before = agent_of(expansion=expansion).learn(30)
+    assert before.spent.expansions == 0
+
+
 # --- layer-normalised critics ------------------------------------------------------------------------------
 
 
@@ -332,6 +344,33 @@ def test_what_was_spent_is_logged() -> None:
     assert logger.all["imagined/horizon_s"] == 0.1
     assert 0 < logger.all["imagined/share_of_horizon"] <= 1
     assert "model/dynamics_loss" in logger.all
+
+
+# --- resume ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "moment"),
+    [
+        pytest.param({}, 20, marks=pytest.mark.slow),
+        ({}, 53),
+        ({"num_envs": 2, "steps": 72, "dt_range": (0.05, 0.2)}, 56),
+    ],
+    ids=["before the first fit", "between two rounds", "two environments, a range of intervals"],
+)
+def test_a_run_that_was_killed_ends_like_one_that_was_not(
+    changes: dict[str, Any], moment: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_tiny_settings(monkeypatch, {k: v for k, v in TINY.items() if k not in ("preset", "device")})
+    # Checkpoints within episodes, too, and where there was no round of roll-outs.
+    monkeypatch.setattr("ode_rl.callbacks.RunRecorder._is_due", lambda self: self.num_timesteps % 7 == 5)
+    whole, cut = tmp_path / "whole", tmp_path / f"at{moment}"
+    with killed_at((moment,), whole, tmp_path):
+        train(tiny(agent="dyna", run_dir=str(whole), **changes), say=lambda line: None)
+    assert resume(cut, say=lambda line: None) is not None
+    assert_same_run(whole, cut)
+    world = read_checkpoint(whole / "checkpoint").meta["world"]
+    assert world["fits"] >= 2
 
 
 # --- bad input ---------------------------------------------------------------------------------------------

@@ -47,15 +47,16 @@ from tests.own_tasks import SpringCart
 PENDULUM, CART = "ode_rl/Pendulum-v0", "tests.own_tasks:own/SpringCart-v0"
 
 
-def recorded(env_id: str, n: int, seed: int = 0) -> ReplayBuffer:
-    """Random steps of a task, actions scaled to [-1, 1]."""
+def recorded(env_id: str, n: int, seed: int = 0, hold: int = 1) -> ReplayBuffer:
+    """Random steps of a task, actions scaled to [-1, 1], each for `hold` steps."""
     env: Any = make_task(env_id)
     low, high = env.action_space.low, env.action_space.high
     buffer = ReplayBuffer(n, env.observation_space.shape[0], len(low))
     rng = np.random.default_rng(seed)
     obs, _ = env.reset(seed=seed)
-    for _ in range(n):
-        scaled = rng.uniform(-1, 1, low.shape).astype(np.float32)
+    for k in range(n):
+        if k % hold == 0:
+            scaled = rng.uniform(-1, 1, low.shape).astype(np.float32)
         after, reward, terminated, truncated, info = env.step(low + (scaled + 1) / 2 * (high - low))
         buffer.add(Transition(obs, scaled, float(reward), after, info["dt"], terminated, truncated))
         obs = env.reset()[0] if terminated or truncated else after
@@ -694,11 +695,11 @@ def test_the_report_of_an_agent_of_imagination_says_both_returns(
 # --- must learn --------------------------------------------------------------------------------------------
 
 
-def fitted_cart(n: int, seed: int) -> LearnedWorld:
-    buffer = recorded(CART, n, seed)
-    config = WorldModelConfig(n_members=2, hidden=(24,), head_hidden=(24,), termination="hazard")
+def fitted_cart(n: int, seed: int, width: int = 24, updates: int = 200, hold: int = 1) -> LearnedWorld:
+    buffer = recorded(CART, n, seed, hold)
+    config = WorldModelConfig(n_members=2, hidden=(width,), head_hidden=(width,), termination="hazard")
     model = WorldModel(2, 1, 0.05, config, torch.Generator().manual_seed(seed))
-    settings = FitConfig(updates=200, warm_start_updates=200, batch_size=64)
+    settings = FitConfig(updates=updates, warm_start_updates=200, batch_size=64, patience=100)
     fit(model, buffer, settings, np.random.default_rng(seed), "cpu")
     return LearnedWorld.of(model, buffer, CART)
 
@@ -723,7 +724,7 @@ def test_what_is_imagined_after_a_fit_is_what_happens() -> None:
 
 @pytest.mark.slow
 def test_sac_learns_the_real_task_in_imagination_alone() -> None:
-    venv = ImaginedVecEnv(fitted_cart(600, 0), 16)
+    venv = ImaginedVecEnv(fitted_cart(1000, 0, width=64, updates=1000, hold=10), 16)
     sac = SAC(
         "MlpPolicy",
         venv,
@@ -733,8 +734,8 @@ def test_sac_learns_the_real_task_in_imagination_alone() -> None:
         policy_kwargs={"net_arch": [64, 64]},
         seed=0,
         device="cpu",
-    ).learn(16_000)
+    ).learn(12_000)
     found = evaluate_agent(sac, CART, 5).mean_return
     idle = evaluate_agent(Push(0.0), CART, 5).mean_return
-    # The force of 2 N that holds the target costs 0.4; standing at rest costs 100.
-    assert found > 0.35 * idle
+    # Standing at rest costs 109, one who knows the cart pays 17.
+    assert found > 0.25 * idle
