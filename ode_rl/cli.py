@@ -647,12 +647,16 @@ def _sweep(
             argv += [f"--{flag}", *value.split()]
         return _parsed(argv)
 
+    results = Path(folder) / RESULTS
     trials = make_trials(env_ids, agent or ("mpc",), seeds, varied, Path(folder), parse)
     check_trials(trials)
     with live_table() as watch:
         resources = Resources(cpus_per_trial, gpus_per_trial, retries)
-        outcomes = run_sweep(trials, Path(folder), resources, address, cpus, watch)
-    results = Path(folder) / RESULTS
+        try:
+            outcomes = run_sweep(trials, Path(folder), resources, address, cpus, watch)
+        except KeyboardInterrupt as stop:
+            stop.args = (f"stopped. What is done stands in {results}; the same command goes on.",)
+            raise
     print(f"results         {results}\ncompare         ode-rl compare {results}")
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
     if failed:

@@ -19,6 +19,7 @@ from ode_rl.agents.registry import CHOICES, TAKES
 from ode_rl.errors import UsageError
 from ode_rl.files import read_json, replace_file
 from ode_rl.run import RunFolder
+from ode_rl.stops import Stops
 from ode_rl.train import TrainConfig, asked_differs, check, resume, train
 from ode_rl.user_code import load_known
 
@@ -220,8 +221,14 @@ def _cluster(address: str | None, cpus: int | None) -> Iterator[Any]:
         ray.init(address="local", object_store_memory=OBJECT_STORE, **here, **quiet)
     else:
         _connect(ray, address, quiet)
+    stops = Stops()
     try:
-        yield ray
+        with stops.installed():  # Ray's own handler would end the program with another code
+            yield ray
+    except KeyboardInterrupt:
+        if stops.asked():  # Ray forgets which signal it was
+            stops.leave()
+        raise
     finally:
         ray.shutdown()
 

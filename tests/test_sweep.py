@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -277,3 +278,23 @@ def test_a_trial_that_fails_is_said_and_the_others_are_kept(
     with open("out/results.csv") as file:
         states = {row["seed"]: row["state"] for row in csv.DictReader(file)}
     assert states == {"0": "done", "1": "failed"}
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_stopped_ends_with_143_and_keeps_what_is_done(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="ray is not installed")
+    argv = ["sweep", "Pendulum-v1", "--agent", "sac", "--seeds", "0-1", "--steps", "9000", "--cpus", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(ode_rl.__file__).parent.parent)}
+    command = [sys.executable, "-m", "ode_rl", *argv, "--dir", "out"]
+    sweep = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    results = tmp_path / "out" / "results.csv"
+    for _ in range(6000):
+        if (results.is_file() and "running" in results.read_text()) or sweep.poll() is not None:
+            break
+        time.sleep(0.1)
+    sweep.terminate()
+    _, said = sweep.communicate(timeout=120)
+    assert sweep.returncode == 143
+    assert "the same command goes on" in said
+    with open(results) as file:
+        assert [row["state"] for row in csv.DictReader(file)] == ["running", "waiting"]
