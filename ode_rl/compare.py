@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ode_rl.envs.task import bare_id
-from ode_rl.run_results import Run
+from ode_rl.run_results import Run as Run
+from ode_rl.run_results import find_runs as find_runs
+from ode_rl.run_results import read_runs as read_runs
 from ode_rl.statistics import (
     bootstrap_interval,
     interquartile_mean,
