@@ -589,7 +589,8 @@ def _report(
 
 
 def _compare(run_dirs: tuple[str, ...], threshold: Any, out: str) -> int:
-    from ode_rl.compare import compare, find_runs, read_runs
+    from ode_rl.compare import compare
+    from ode_rl.run_results import find_runs, read_runs
 
     folders = find_runs(run_dirs)
     _check_folder(Path(out))

@@ -13,10 +13,11 @@ from PIL import Image
 
 from ode_rl.agents.registry import AGENTS
 from ode_rl.cli import main
-from ode_rl.compare import Run, compare, curve, find_runs, read_runs, solved
+from ode_rl.compare import compare, curve, solved
 from ode_rl.errors import UsageError
 from ode_rl.files import write_json
 from ode_rl.run import Episode, RunFolder
+from ode_rl.run_results import Run, find_runs, read_runs
 
 STEPS = (100, 200, 300, 400)
 

@@ -20,10 +20,10 @@ from rich.console import Console
 
 import ode_rl.train
 from ode_rl.cli import _parsed, main
-from ode_rl.compare import find_runs
 from ode_rl.errors import UsageError
 from ode_rl.files import write_json
 from ode_rl.run import Episode, RunFolder
+from ode_rl.run_results import find_runs
 from ode_rl.sweep import Outcome, Resources, Trial, check_trials, make_trials, run_sweep
 from ode_rl.sweep_table import live_table, table
 from ode_rl.train import TrainConfig, train
