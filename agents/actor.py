@@ -84,7 +84,11 @@ class _Inputs(nn.Module):
 
 
 class MLPActor(nn.Module):
-    """``a = tanh(net([z, log(dt / interval)]))``: no memory, smooth in z and dt."""
+    """``a = s(net([z, log(dt / interval)]))``: no memory, smooth in z and dt.
+
+    ``s(u) = u / sqrt(1 + u^2)`` keeps actions in [-1, 1]. Its slope falls with the cube of u, that of tanh
+    exponentially: a policy that began with the strongest action everywhere finds back.
+    """
 
     n_memory = 0
 
@@ -96,7 +100,7 @@ class MLPActor(nn.Module):
         self.net = EnsembleMLP(1, n_obs + 1, hidden, n_action, generator)
 
     def forward(self, z: Tensor, dt: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-        return _perceive(self.net, self.inputs(z, dt)).tanh(), memory
+        return _bounded(_perceive(self.net, self.inputs(z, dt))), memory
 
     def take_scale(self, scale: Scale) -> None:
         """Normalise observations by `scale` from now on; the policy stays as it is."""
@@ -107,7 +111,7 @@ class ODEActor(nn.Module):
     """An actor with a hidden state that flows between observations and jumps at each of them.
 
     Jump: ``h+ = h + s(u) (tanh(c) - h)`` with ``[u, c] = W [z, log(dt / interval), h]`` and the sigmoid s;
-    action: ``tanh(net([z, log(dt / interval), h+]))``; flow for the dt seconds of the action:
+    action: ``s(net([z, log(dt / interval), h+]))``, s as in `MLPActor`; flow for dt seconds:
     ``dh/dt = rate (tanh(g(h)) - h)``, bounded and so solvable over any dt. Rates start at 1 / s. The
     structure is that of GRU-ODE-Bayes (de Brouwer et al. 2019, arXiv 1905.12374), with a simpler gate.
     """
@@ -135,7 +139,7 @@ class ODEActor(nn.Module):
         seen = self.inputs(z, dt)
         gate, candidate = _perceive(self.jump, torch.cat([seen, memory], -1)).chunk(2, -1)
         h = memory + gate.sigmoid() * (candidate.tanh() - memory)
-        action = _perceive(self.net, torch.cat([seen, h], -1)).tanh()
+        action = _bounded(_perceive(self.net, torch.cat([seen, h], -1)))
         rate = nn.functional.softplus(self.log_rate)
         flow = Held(lambda x: rate * (_perceive(self.flow, x).tanh() - x), ())
         return action, integrate_held(flow, h, dt.expand(h.shape[:-1]), FLOW).z
@@ -143,6 +147,10 @@ class ODEActor(nn.Module):
     def take_scale(self, scale: Scale) -> None:
         """Normalise observations by `scale` from now on; the policy stays as it is."""
         self.inputs.take_scale(scale, [self.jump, self.net])
+
+
+def _bounded(u: Tensor) -> Tensor:
+    return u * torch.rsqrt(1 + u * u)
 
 
 def _perceive(net: EnsembleMLP, x: Tensor) -> Tensor:
