@@ -19,6 +19,7 @@ from ode_rl.agents.terminal_value import TerminalValue, ValueConfig
 from ode_rl.buffer import IntArray, ReplayBuffer
 from ode_rl.errors import Stopped, UsageError
 from ode_rl.normalize import Scale
+from ode_rl.settings import check_widths
 from ode_rl.timing import positive_seconds
 from ode_rl.world_model import WorldModel
 
@@ -82,6 +83,7 @@ class PolicyConfig:
     """Updates of the actor between two copies of the value for its targets."""
 
     def __post_init__(self) -> None:
+        check_widths("hidden", self.hidden)
         for name, kinds in (("actor", ACTORS), ("source", SOURCES)):
             if getattr(self, name) not in kinds:
                 remedy = f"Write {name}='{kinds[0]}'."

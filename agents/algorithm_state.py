@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
+from ode_rl.agents.declared import check_tensors
 from ode_rl.checkpoint import Checkpoint
 from ode_rl.errors import UsageError
 
@@ -30,10 +32,12 @@ def algorithm_parts(
     """Networks, optimisers, replay and statistics, for a checkpoint."""
     tensors: Tensors = {}
     arrays: Arrays = {}
-    meta: dict[str, Any] = {"counts": {name: int(getattr(algorithm, name)) for name in COUNTS}, "groups": {}}
+    meta: dict[str, Any] = {"counts": {name: int(getattr(algorithm, name)) for name in COUNTS}}
+    meta |= {"groups": {}, "moments": {}}
     for name, state in algorithm.get_parameters().items():
         if "param_groups" in state:
             part, meta["groups"][name] = _flat(state)
+            meta["moments"][name] = len(part)
         else:
             part = {key: value.detach().clone() for key, value in state.items()}
         if part:
@@ -58,15 +62,27 @@ def restore_algorithm(algorithm: BaseAlgorithm, normalizer: VecNormalize | None,
     """Take up what `algorithm_parts` gave, in an algorithm with the same settings."""
     meta = parts.meta["algorithm"]
     states: dict[str, Any] = {}
-    for name in algorithm.get_parameters():
+    for name, mine in algorithm.get_parameters().items():
         part = parts.tensors.get(_part_name(name), {})
-        states[name] = _nested(part, meta["groups"][name]) if name in meta["groups"] else part
+        if "param_groups" in mine:
+            if len(part) != meta.get("moments", {}).get(name, len(part)):  # older ones do not say
+                raise _damaged(f"{meta['moments'][name]} tensors of {name}", len(part))
+            states[name] = _nested(part, meta["groups"][name])
+            _check_optimiser(attrgetter(name)(algorithm), states[name], name)
+        else:
+            check_tensors(mine, part, name, tuple(mine))
+            states[name] = part
     algorithm.set_parameters(states, exact_match=True, device=algorithm.device)
-    for name, value in _variables(algorithm).items():
+    if variables := _variables(algorithm):
+        check_tensors(variables, parts.tensors["variables"], algorithm.__class__.__name__, tuple(variables))
+    for name, value in variables.items():
         with torch.no_grad():
             value.copy_(parts.tensors["variables"][name])
     for name in COUNTS:
-        setattr(algorithm, name, int(meta["counts"][name]))
+        count = meta["counts"][name]
+        if type(count) is not int or count < 0:
+            raise _damaged(f"a count {name} >= 0", repr(count))
+        setattr(algorithm, name, count)
     buffer = getattr(algorithm, "replay_buffer", None)
     if isinstance(buffer, ReplayBuffer):
         _restore_buffer(buffer, parts.arrays["buffer"], meta["buffer"])
@@ -74,8 +90,9 @@ def restore_algorithm(algorithm: BaseAlgorithm, normalizer: VecNormalize | None,
         stored = parts.arrays["normalizer"]
         for which, rms in _statistics(normalizer):
             mean, var, count = (stored[f"{which}_{moment}"] for moment in MOMENTS)
-            if mean.shape != np.shape(rms.mean) or var.shape != np.shape(rms.var):
-                raise _damaged(f"statistics of shape {np.shape(rms.mean)}", mean.shape)
+            for own, its in ((rms.mean, mean), (rms.var, var), (rms.count, count)):
+                if its.shape != np.shape(own) or its.dtype != np.float64 or not np.isfinite(its).all():
+                    raise _damaged(f"finite statistics {np.shape(own)} float64", f"{its.shape} {its.dtype}")
             rms.mean, rms.var, rms.count = mean, var, float(count)
 
 
@@ -108,6 +125,29 @@ def _nested(tensors: dict[str, Tensor], groups: list[dict[str, Any]]) -> dict[st
     return {"state": state, "param_groups": tupled}
 
 
+def _check_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any], name: str) -> None:
+    """Refuse what `load_state_dict` would take and a later step would fail on, or take for numbers."""
+    mine, stored = optimiser.state_dict()["param_groups"], state["param_groups"]
+    if [set(group) for group in mine] != [set(group) for group in stored]:
+        raise _damaged(f"the groups of {name}", [sorted(group) for group in stored])
+    for own, its in zip(mine, stored, strict=True):
+        for key, value in own.items():
+            alike = type(its[key]) is type(value) or {type(its[key]), type(value)} <= {int, float}
+            if not alike or (key == "params" and its[key] != value):
+                raise _damaged(f"{name} with {key} like {value!r}"[:200], repr(its[key])[:200])
+    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+    keys = {key for values in state["state"].values() for key in values}
+    for at, values in state["state"].items():
+        if set(values) != keys:
+            raise _damaged(f"{', '.join(sorted(keys))} of {name}", f"{', '.join(sorted(values))} in {at}")
+        for key, tensor in values.items():
+            known = 0 <= at < len(weights) and tensor.shape in ((), weights[at].shape)
+            if not known or tensor.dtype != weights[at].dtype:
+                raise _damaged(f"the state of {name}", f"{at}.{key} of shape {tuple(tensor.shape)}")
+            if not bool(tensor.isfinite().all()):
+                raise _damaged(f"a finite state of {name}", f"NaN or infinity in {at}.{key}")
+
+
 def _statistics(normalizer: VecNormalize) -> list[tuple[str, RunningMeanStd]]:
     found = [("returns", normalizer.ret_rms)]
     if isinstance(rms := getattr(normalizer, "obs_rms", None), RunningMeanStd):
@@ -126,6 +166,8 @@ def _restore_buffer(buffer: ReplayBuffer, stored: dict[str, npt.NDArray[Any]], w
             continue
         if stored[name].shape != (n, *mine.shape[1:]) or stored[name].dtype != mine.dtype:
             raise _damaged(f"{n} rows of {name} {mine.shape[1:]} {mine.dtype}", stored[name].shape)
+        if not np.isfinite(stored[name]).all():
+            raise _damaged(f"finite rows of {name}", "NaN or infinity")
         mine[:n] = stored[name]
     buffer.pos, buffer.full = pos, full
 

@@ -13,6 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from ode_rl.agents.declared import load_exactly
 from ode_rl.agents.dyna_config import DEFAULTS, FIXED, OWN, DynaConfig
 from ode_rl.agents.dyna_sac import DynaSAC
 from ode_rl.agents.mixed_replay import MixedReplayBuffer
@@ -298,7 +299,7 @@ class Dyna(ModelFree):
 
     def _restore_world(self, parts: Checkpoint) -> None:
         world = parts.meta["world"]
-        self.model.load_state_dict(parts.tensors["model"])
+        load_exactly(self.model, parts.tensors["model"], "the world model")
         if "gauge" in parts.tensors:
             self._gauge = Gauge(**{k: v.to(self.device) for k, v in parts.tensors["gauge"].items()})
         self.buffer.restore(parts.arrays["buffer"])

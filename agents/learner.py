@@ -10,7 +10,6 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-from gymnasium import spaces
 from stable_baselines3.common.callbacks import (
     BaseCallback,
     CallbackList,
@@ -22,6 +21,9 @@ from stable_baselines3.common.logger import Logger, configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from ode_rl.agents.declared import box_arrays as box_arrays
+from ode_rl.agents.declared import box_of as box_of
+from ode_rl.agents.declared import check_declared
 from ode_rl.agents.open_episodes import OpenEpisodes, open_episodes, took_up
 from ode_rl.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ode_rl.device import resolve_device
@@ -145,6 +147,7 @@ class Learner(ABC):
         """
         parts = read_checkpoint(path, cls.name)
         try:
+            check_declared(parts.meta["config"], parts.tensors)
             agent = cls._from_parts(parts, device, known)
         except UsageError:
             raise
@@ -334,16 +337,6 @@ def dt_of(env: VecEnv, dt: float | None) -> float:
 def _interval_of(env: VecEnv, native: float) -> float:
     """Nominal seconds between two decisions, which a wrapper may have made others than a native step."""
     return positive_seconds((env.get_attr("metadata", 0)[0] or {}).get("dt", native))
-
-
-def box_arrays(box: spaces.Box) -> dict[str, npt.NDArray[Any]]:
-    """The bounds of a Box, for a checkpoint."""
-    return {"low": box.low, "high": box.high}
-
-
-def box_of(arrays: dict[str, npt.NDArray[Any]]) -> spaces.Box:
-    """The Box with these bounds."""
-    return spaces.Box(arrays["low"], arrays["high"], dtype=arrays["low"].dtype.type)
 
 
 def next_seconds(env: VecEnv) -> npt.NDArray[np.float64] | None:

@@ -15,7 +15,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from ode_rl.agents.actor_critic import ActorCritic
-from ode_rl.agents.learner import Learner, box_arrays, next_seconds
+from ode_rl.agents.declared import box_arrays, load_exactly
+from ode_rl.agents.learner import Learner, next_seconds
 from ode_rl.agents.model_gradient import Discount
 from ode_rl.agents.mpc_config import MPCConfig
 from ode_rl.agents.noise import coloured_noise
@@ -86,6 +87,23 @@ class Progress(NamedTuple):
             warm = Warm(**{name: tensor.to(device) for name, tensor in parts["plan"].items()})
             state = PlanState(warm, int(plan["calls"]), int(plan["scored"]))
         return cls(np.zeros((len(starts), 0)), starts, state, kept.get("random_plan"))
+
+    def check(self, n: int, knots: int, n_action: int) -> None:
+        """Refuse what cannot have been the progress of `n` environments.
+
+        Raises:
+            UsageError: naming the shapes.
+        """
+        plans = [] if self.plan is None else list(self.plan.warm)
+        tensors = plans if self.random_plan is None else [*plans, self.random_plan]
+        found = [tuple(each.shape) for each in (self.starts, *tensors)]
+        fits = found[0] == (n,) and self.starts.dtype == bool
+        fits &= all(bool(each.isfinite().all()) and each.dtype == torch.float32 for each in tensors)
+        fits &= all(each[:1] == (n,) and each[-2:] == (knots, n_action) for each in found[1 : 1 + len(plans)])
+        fits &= self.random_plan is None or found[-1][1:] == (n, n_action)
+        if not fits:
+            remedy = "Restore the file or train again."
+            raise UsageError(f"the progress of {n} environments, {knots} knots", found, remedy)
 
 
 class MPC(Learner):
@@ -389,6 +407,7 @@ class MPC(Learner):
             obs, fresh = taken_up
             for row in np.flatnonzero(fresh):
                 self.buffer.cut(int(row))
+            self._progress.check(env.num_envs, self.grid.knots.n, self.action_space.shape[0])
             return self._progress._replace(obs=obs, starts=self._progress.starts | fresh)
         for i in range(env.num_envs):
             self.buffer.cut(i)
@@ -408,7 +427,10 @@ class MPC(Learner):
             actions, random_plan = self._random_actions(env.num_envs, random_plan)
         new_obs, rewards, dones, infos = env.step(actions)
         for i, transition in enumerate(self._transitions(obs, actions, rewards, new_obs, dones, infos)):
-            self.buffer.add(transition, env=i)
+            if "fault" in infos[i]:  # nothing to learn from; see envs.Guarded
+                self.buffer.cut(i)
+            else:
+                self.buffer.add(transition, env=i)
         self._progress = Progress(np.asarray(new_obs), dones, plan, random_plan)
         self.num_timesteps += env.num_envs
         callbacks.update_locals({"rewards": rewards, "dones": dones, "infos": infos, "new_obs": new_obs})
@@ -486,10 +508,10 @@ class MPC(Learner):
         agent = cls._unbuilt(parts, device, known)
         config = parts.meta["config"]
         agent._build(build(MPCConfig, config["settings"]))
-        agent.model.load_state_dict(parts.tensors["model"])
-        agent.value.load_state_dict(parts.tensors["value"])
+        load_exactly(agent.model, parts.tensors["model"], "the world model")
+        load_exactly(agent.value, parts.tensors["value"], "the value")
         if agent.policy is not None:
-            agent.policy.load_state_dict(parts.tensors["policy"])
+            load_exactly(agent.policy, parts.tensors["policy"], "the policy")
         agent.buffer.restore(parts.arrays["buffer"])
         agent.num_timesteps, agent.fits = int(parts.meta["num_timesteps"]), int(parts.meta["fits"])
         agent._fitted_at = int(parts.meta["fitted_at"])

@@ -15,7 +15,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from ode_rl.agents.actor_critic import ActorCritic, PolicyConfig
-from ode_rl.agents.learner import Learner, box_arrays, next_seconds
+from ode_rl.agents.declared import box_arrays, load_exactly
+from ode_rl.agents.learner import Learner, next_seconds
 from ode_rl.agents.model_gradient import Discount
 from ode_rl.agents.noise import coloured_noise
 from ode_rl.agents.presets import RUN_SETTINGS, load_preset
@@ -71,6 +72,9 @@ class ODEPolicyConfig:
 
     def __post_init__(self) -> None:
         discount_rate(self.gamma, native_dt=1.0)  # refuses what is no discount
+        for name in ("warmup_steps", "round_every", "buffer_size"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} >= 1", getattr(self, name), f"Write {name}=100.")
 
 
 class Progress(NamedTuple):
@@ -320,7 +324,10 @@ class ODEPolicy(Learner):
         actions = self._to_env(scaled.clamp(-1, 1).numpy())
         new_obs, rewards, dones, infos = env.step(actions)
         for i, transition in enumerate(self._transitions(obs, actions, rewards, new_obs, dones, infos)):
-            self.buffer.add(transition, env=i)
+            if "fault" in infos[i]:  # nothing to learn from; see envs.Guarded
+                self.buffer.cut(i)
+            else:
+                self.buffer.add(transition, env=i)
         self._progress = Progress(np.asarray(new_obs), dones, memory, noise)
         self.num_timesteps += env.num_envs
         callbacks.update_locals({"rewards": rewards, "dones": dones, "infos": infos, "new_obs": new_obs})
@@ -392,8 +399,8 @@ class ODEPolicy(Learner):
         agent = cls._unbuilt(parts, device, known)
         config = parts.meta["config"]
         agent._build(build(ODEPolicyConfig, config["settings"]))
-        agent.model.load_state_dict(parts.tensors["model"])
-        agent.policy.load_state_dict(parts.tensors["policy"])
+        load_exactly(agent.model, parts.tensors["model"], "the world model")
+        load_exactly(agent.policy, parts.tensors["policy"], "the policy")
         agent.buffer.restore(parts.arrays["buffer"])
         agent.num_timesteps, agent.rounds = int(parts.meta["num_timesteps"]), int(parts.meta["rounds"])
         agent._round_at, agent.skipped = int(parts.meta["round_at"]), int(parts.meta["skipped"])

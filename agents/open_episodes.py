@@ -80,8 +80,10 @@ def _state(left: OpenEpisodes, i: int, env: VecEnv) -> dict[str, Any]:
         raise _damaged(f"seed {seed} and number {number} of an episode")
     if actions.shape[1:] != env.action_space.shape or obs.shape != env.observation_space.shape:
         raise _damaged(f"actions {actions.shape} and an observation {obs.shape}")
-    if not np.isfinite(actions).all():
-        raise _damaged("actions that are not finite")
+    if actions.dtype != env.action_space.dtype or obs.dtype not in (np.float32, np.float64):
+        raise _damaged(f"actions {actions.dtype} and an observation {obs.dtype}")
+    if not (np.isfinite(actions).all() and np.isfinite(obs).all()):
+        raise _damaged("actions or an observation that are not finite")
     return {"seed": seed, "number": number, "actions": actions, "obs": obs}
 
 

@@ -13,6 +13,9 @@ AGENTS: dict[str, str] = {
     "crossq": "ode_rl.agents.model_free:CrossQ",
 }
 
+# Those that leave a step out whose numbers are none to learn from; the others cannot, and stop.
+LEAVE_OUT = ("mpc", "ode-policy")
+
 # The flags of `ode-rl train` that only some agents have a use for; an agent that is not here takes none.
 CHOICES = ("model", "termination", "planner", "proposals", "precision", "known")
 TAKES: dict[str, tuple[str, ...]] = {

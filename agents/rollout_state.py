@@ -48,10 +48,10 @@ def restore_rollout(
     algorithm.action_space.np_random.bit_generator.state = meta["action_space"]
     if normalizer is not None:
         normalizer.returns = _like(normalizer.returns, found["discounted"])
-    if not drawn:
-        return
     for i, noise in enumerate(_walks(algorithm)):
         noise.noise_prev = _like(np.zeros_like(noise._mu), found[f"noise_{i}"])
+    if not drawn:
+        return
     for name, matrix in _matrices(algorithm).items():
         stored = _like(matrix.detach().cpu().numpy(), found[name])
         setattr(_distribution(algorithm), name, matrix.new_tensor(stored))
@@ -88,7 +88,7 @@ def _matrices(algorithm: BaseAlgorithm) -> dict[str, Any]:
 
 
 def _like(mine: npt.NDArray[Any], stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    if stored.shape != mine.shape or not np.isfinite(stored).all():
-        remedy = "Restore the file or train again."
-        raise UsageError(f"finite numbers of shape {mine.shape}", stored.shape, remedy)
-    return stored.astype(mine.dtype)
+    if stored.shape != mine.shape or stored.dtype != mine.dtype or not np.isfinite(stored).all():
+        remedy, got = "Restore the file or train again.", f"{stored.shape} {stored.dtype}"
+        raise UsageError(f"finite numbers of shape {mine.shape} {mine.dtype}", got, remedy)
+    return stored

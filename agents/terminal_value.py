@@ -13,6 +13,7 @@ from ode_rl.ensemble import EnsembleMLP
 from ode_rl.errors import UsageError
 from ode_rl.normalize import Scale
 from ode_rl.returns import lambda_returns
+from ode_rl.settings import check_widths
 
 WHEN = ("always", "never", "ends")
 # Returns of equal worth are not blown up to full scale.
@@ -44,6 +45,7 @@ class ValueConfig:
     """Lambda of the returns, per native step."""
 
     def __post_init__(self) -> None:
+        check_widths("hidden", self.hidden)
         if self.when not in WHEN:
             raise UsageError(f"when: {', '.join(WHEN)}", repr(self.when), "Write value={'when': 'ends'}.")
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ode_rl.envs.changed_physics import ChangedPhysics as ChangedPhysics
     from ode_rl.envs.control_interval import ControlInterval as ControlInterval
     from ode_rl.envs.flat_goal import FlatGoal as FlatGoal
+    from ode_rl.envs.guarded import Guarded as Guarded
     from ode_rl.envs.imagined import ImaginedEnv as ImaginedEnv
     from ode_rl.envs.imagined_vec_env import ImaginedVecEnv as ImaginedVecEnv
     from ode_rl.envs.imagined_vector import ImaginedVectorEnv as ImaginedVectorEnv
@@ -51,6 +52,7 @@ _HOME = {
     "NominalMuJoCo": "ode_rl.envs.nominal_mujoco",
     "ObservationDelay": "ode_rl.envs.observation_delay",
     "ObservationDropout": "ode_rl.envs.observation_dropout",
+    "Guarded": "ode_rl.envs.guarded",
     "Repeatable": "ode_rl.envs.repeatable",
     "SecondsLimit": "ode_rl.envs.seconds_limit",
     "SensorNoise": "ode_rl.envs.sensor_noise",

@@ -32,7 +32,7 @@ class ObservationDropout(TimeWrapper):
         check_sensors(self)
         if mode not in MODES:
             raise UsageError(f"one of {', '.join(MODES)}", repr(mode), "Write mode='hold'.")
-        if not 0 <= p < 1:
+        if not (isinstance(p, int | float) and 0 <= p < 1):
             raise UsageError("a probability 0 <= p < 1 of losing an observation", p, "Write p=0.1.")
         self._p, self._mode = float(p), mode
         self._mask = mode == "zero" if mask is None else mask

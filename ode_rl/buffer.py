@@ -150,6 +150,8 @@ class ReplayBuffer:
         Raises:
             UsageError: for rows of another shape or type, more than this buffer holds, or damaged links.
         """
+        if state["n_added"].shape != () or state["n_added"].dtype.kind != "i" or state["n_added"] < 0:
+            raise UsageError("a count of transitions", state["n_added"], "Restore the file or train again.")
         n_added = int(state["n_added"])
         n = min(n_added, self.capacity)
         for name in ROWS:
@@ -165,10 +167,21 @@ class ReplayBuffer:
         if not np.all((links == NO_SUCCESSOR) | ((links > serials) & (links < n_added))):
             got = "links that lead back or nowhere"
             raise UsageError("links to later transitions", got, "Restore the file or train again.")
+        ends = state["open_ends"]
+        if (
+            ends.shape[1:] != (2,)
+            or ends.dtype.kind != "i"
+            or not np.all((ends >= 0) & (ends < [2**31, n_added]))
+        ):
+            raise UsageError("open episodes that end in a row", ends, "Restore the file or train again.")
+        rows = [state[name] for name in ("obs", "action", "reward", "next_obs", "dt")]
+        if not all(np.isfinite(row).all() for row in rows) or not np.all(state["dt"] > 0):
+            got = "rows that no task could have paid or shown"
+            raise UsageError("finite rows and dt > 0", got, "Restore the file or train again.")
         for name in ROWS:
             getattr(self, name)[:n] = state[name]
         self.n_added = n_added
-        self.open_ends = {int(env): int(serial) for env, serial in state["open_ends"]}
+        self.open_ends = {int(env): int(serial) for env, serial in ends}
 
 
 def _check(t: Transition) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
+from ode_rl.checkpoint import read_arrays
 from ode_rl.envs.task_timing import Timing
 from ode_rl.errors import Stopped, UsageError
 from ode_rl.evaluate import EVALUATION_SEED, evaluate_agent
@@ -50,6 +51,7 @@ class RunRecorder(BaseCallback):
         self._episode_ended = False
         self._episodes = 0
         self._sim_seconds = 0.0
+        self._faults = 0
         self._recent: deque[Episode] = deque(maxlen=RECENT_EPISODES)
 
     def resume(self, agent: Learner) -> None:
@@ -74,6 +76,9 @@ class RunRecorder(BaseCallback):
     def _on_step(self) -> bool:
         for done, info in zip(self.locals["dones"], self.locals["infos"], strict=True):
             self._sim_seconds += float(info["dt"])
+            if "fault" in info:
+                self._faults += 1
+                self.logger.record("rollout/steps_left_out", self._faults)
             if done:
                 self._record(info["episode"], terminated=not info.get("TimeLimit.truncated", False))
                 self._episode_ended = True
@@ -145,11 +150,12 @@ class Evaluations(BaseCallback):
         timing: Timing = None,
         seed: int = EVALUATION_SEED,
         stop_asked: Callable[[], bool] = lambda: False,
+        step_timeout: float | None = None,
     ) -> None:
         super().__init__()
         self._run, self._env_id, self._timing = run, env_id, timing
         self._eval_freq, self._n_episodes, self._seed = eval_freq, n_episodes, seed
-        self._stop_asked = stop_asked
+        self._stop_asked, self._step_timeout = stop_asked, step_timeout
         self._next = eval_freq
         self._timesteps: list[int] = []
         self._results: list[list[float]] = []
@@ -165,15 +171,14 @@ class Evaluations(BaseCallback):
         if not self._run.evaluations.is_file():
             return
         try:
-            with np.load(self._run.evaluations, allow_pickle=False) as found:
-                kept = found["timesteps"] <= num_timesteps
-                self._timesteps = found["timesteps"][kept].tolist()
-                self._results = found["results"][kept].tolist()
-                self._lengths = found["ep_lengths"][kept].tolist()
-                self._seconds = (
-                    found["eval_s"][kept].tolist() if "eval_s" in found else [0.0] * int(kept.sum())
-                )
-        except Exception as error:  # numpy's readers raise whatever damaged bytes lead to
+            found = read_arrays(self._run.evaluations)
+            kept = found["timesteps"] <= num_timesteps
+            self._timesteps = found["timesteps"][kept].tolist()
+            self._results = found["results"][kept].tolist()
+            self._lengths = found["ep_lengths"][kept].tolist()
+            none = np.zeros(len(found["timesteps"]))  # older ones do not say how long they took
+            self._seconds = found.get("eval_s", none)[kept].tolist()
+        except (LookupError, TypeError, ValueError) as error:
             got, remedy = f"{self._run.evaluations} ({error})", "Remove the file, and resume again."
             raise UsageError("a file of evaluations", got, remedy) from error
         if self._timesteps:
@@ -200,7 +205,12 @@ class Evaluations(BaseCallback):
         began = time.perf_counter()
         with kept_random_streams():
             evaluation = evaluate_agent(
-                agent, self._env_id, self._n_episodes, self._seed, timing=self._timing
+                agent,
+                self._env_id,
+                self._n_episodes,
+                self._seed,
+                timing=self._timing,
+                step_timeout=self._step_timeout,
             )
         self._timesteps.append(self.num_timesteps)
         self._results.append(evaluation.returns)

@@ -15,6 +15,7 @@ import re
 import shutil
 import stat
 import struct
+import tokenize
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -45,7 +46,8 @@ ARRAYS = ".npz"
 MAX_FILES = 256
 PARSER_ERRORS = (
     *(zipfile.BadZipFile, SafetensorError, struct.error),
-    *(RuntimeError, EOFError, OSError, LookupError, ValueError),
+    *(RuntimeError, EOFError, OSError, LookupError, ValueError, ArithmeticError, MemoryError),
+    *(SyntaxError, tokenize.TokenError),  # numpy reads the headers of arrays as literals
 )
 PART_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 NUMBERS = "biuf"  # numpy kinds: bool, int, unsigned, float
@@ -141,6 +143,20 @@ def older_checkpoint(path: str | os.PathLike[str]) -> Path:
     """Return where the checkpoint before the one at `path` is kept, if it is."""
     target = Path(path)
     return target.with_name(target.name + ".old")
+
+
+def read_arrays(path: str | os.PathLike[str]) -> Arrays:
+    """Read a ``.npz`` of plain numbers, as Stable-Baselines3 writes evaluations, from anybody.
+
+    Raises:
+        UsageError: if it is missing, damaged, compressed, or holds anything but numbers.
+    """
+    source = Path(path)
+    try:
+        data = source.read_bytes()
+    except OSError as error:
+        raise UsageError("a file of arrays", f"{path} ({error.strerror})", "Check the path.") from error
+    return _arrays(data, source, source.name)
 
 
 # --- writing ---------------------------------------------------------------------------------------------

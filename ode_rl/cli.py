@@ -288,6 +288,14 @@ def commands(context: click.Context) -> None:
 @_episodes("--eval-episodes")
 @click.option("--video/--no-video", default=True, help="Record an episode at the end. [default: video]")
 @click.option("--progress/--no-progress", default=True, help="Show a progress bar. [default: progress]")
+@_number(
+    "--step-timeout",
+    float,
+    1e-3,
+    "seconds > 0",
+    "60",
+    help="Seconds of real time after which a step of the task hangs. [default: never]",
+)
 @click.option(
     "--resume",
     metavar="RUN_DIR",

@@ -18,6 +18,7 @@ import numpy as np
 
 from ode_rl.agents.registry import AGENTS
 from ode_rl.checkpoint import read_checkpoint
+from ode_rl.envs.guarded import Guarded
 from ode_rl.envs.task import make_task
 from ode_rl.envs.task_timing import Disturb, TaskTiming, Timing, next_interval
 from ode_rl.errors import UsageError
@@ -121,6 +122,7 @@ def evaluate_agent(
     n_envs: int | None = None,
     agent_name: str | None = None,
     disturb: Disturb | None = None,
+    step_timeout: float | None = None,
 ) -> Evaluation:
     """Let an agent act for `n_episodes` episodes, episode i reset with ``seed + i``, each counted once.
 
@@ -128,15 +130,16 @@ def evaluate_agent(
     together and the agent sees a batch ``[n, O]``. An environment object is used alone. `timing` is how the
     task is timed, as in `make_task`; an agent whose `predict` takes ``dt`` is told how long the next interval
     of each environment is. `disturb` wraps every environment that is made, for conditions that the agent was
-    not trained in.
+    not trained in. A task that fails, or takes more than `step_timeout` seconds for a step, is named.
 
     Raises:
-        UsageError: for fewer than one episode, an unknown task, or actions of a wrong shape.
+        UsageError: for fewer than one episode, an unknown task, one that fails, or actions of a wrong shape.
     """
     if n_episodes < 1:
         raise UsageError("at least one episode", n_episodes, "Write --episodes 10.")
     n = min(n_episodes, n_envs or MAX_ENVS) if isinstance(env, str) else 1
-    envs = [make_task(env, timing, disturb=disturb) for _ in range(n)] if isinstance(env, str) else [env]
+    made = [make_task(env, timing, disturb=disturb) for _ in range(n)] if isinstance(env, str) else []
+    envs: list[Env] = [Guarded(each, timeout=step_timeout, leaps=False) for each in made] or [env]  # type: ignore[list-item]
     try:
         _check_same_spaces(agent, envs[0])
         if isinstance(agent, Watcher):
@@ -147,9 +150,8 @@ def evaluate_agent(
         spec = envs[0].spec
         whole = (spec.max_episode_steps or math.inf) * native if spec else math.inf
     finally:
-        if isinstance(env, str):
-            for made in envs:
-                made.close()
+        for each in made:
+            each.close()
     about = (env if isinstance(env, str) else spec.id if spec else str(env.unwrapped), seed, whole)
     return _evaluation(record.episodes, times, agent_name or type(agent).__name__, *about)
 

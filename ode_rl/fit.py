@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -64,7 +65,8 @@ class FitReport:
 
     `end` is the loss of the hazard (or of the only way to end), `boundary` that of the classifier where both
     are fitted, `ends_by` the one that is used. `n_evals` counts evaluations of the vector field for one
-    batch each, `n_failed` intervals that the solver could not solve.
+    batch each, `n_failed` intervals that the solver could not solve, `rolled_back` how often losses exploded
+    and the last good weights were taken up again.
     """
 
     updates: int
@@ -77,6 +79,7 @@ class FitReport:
     ends_by: str = "hazard"
     n_evals: int = 0
     n_failed: int = 0
+    rolled_back: int = 0
 
     def scalars(self) -> dict[str, float]:
         """The numbers for a logger."""
@@ -90,6 +93,7 @@ class FitReport:
             "skipped_updates": float(self.skipped),
             "function_evaluations": float(self.n_evals),
             "solver_failures": float(self.n_failed),
+            "rolled_back": float(self.rolled_back),
         }
 
 
@@ -103,6 +107,11 @@ SMALLEST_SQUARE = math.exp(2 * SMALLEST_LOG_NOISE)
 NOISE_SPEED = 10.0
 Watch = Callable[[int, Losses], bool]
 BLOCK = 16
+# So many updates without a finite gradient, one after another, and the weights have blown up. They go back to
+# the last good ones, and the rate falls to this share; after so many times what is there has to do.
+BLOWN_UP, SLOWER, MOST_ROLLBACKS = 10, 0.3, 4
+
+log = logging.getLogger(__name__)
 
 
 class SegmentSource:
@@ -196,12 +205,14 @@ class _Part:
         self.name, self.parameters, self.keeps_last = name, parameters, keeps_last
         self.best, self.since_best = math.inf, 0
         self.kept: list[Tensor] | None = None
+        self.start = [p.detach().clone() for p in parameters]
 
     def check(self, losses: Losses) -> None:
         """Keep the parameters if their held-out loss is the lowest yet."""
         score = self._score(losses)
         self.since_best += 1
-        if score < self.best or self.keeps_last:
+        finite = math.isfinite(score) and self.is_finite()
+        if finite and (score < self.best or self.keeps_last):
             self.best, self.since_best = score, 0
             self.kept = [p.detach().clone() for p in self.parameters]
 
@@ -213,10 +224,15 @@ class _Part:
         loss = getattr(losses, self.name)
         return math.inf if loss is None else float(loss.sum())
 
+    def is_finite(self) -> bool:
+        """Whether all parameters are numbers."""
+        return all(bool(p.isfinite().all()) for p in self.parameters)
+
     @torch.no_grad()
-    def restore(self) -> None:
-        """Go back to the best check, if there was one."""
-        for parameter, kept in zip(self.parameters, self.kept or (), strict=False):
+    def restore(self, blown_up: bool = False) -> None:
+        """Go back to the best check, if there was one; else, if the weights have blown up, to the start."""
+        good = self.kept or (self.start if blown_up or not self.is_finite() else ())
+        for parameter, kept in zip(self.parameters, good, strict=False):
             parameter.copy_(kept)
 
     def clip(self, most: float) -> bool:
@@ -259,7 +275,7 @@ def _descend(
             return derivative_losses(model, segment)
         return segment_losses(model, segment, end_weight, config.likelihood, beta)
 
-    skipped, done, n_evals = 0, 0, 0
+    skipped, done, n_evals, in_a_row, rolled_back = 0, 0, 0, 0, 0
     n_failed = torch.zeros((), device=device)
     for done in range(1, updates + 1):
         if stop is not None and stop():
@@ -273,8 +289,17 @@ def _descend(
         n_failed += 0 if losses.n_failed is None else losses.n_failed.detach()
         if all([part.clip(config.max_grad_norm) for part in parts]):
             optimiser.step()
+            in_a_row = 0
         else:
-            skipped += 1
+            skipped, in_a_row = skipped + 1, in_a_row + 1
+        if in_a_row == BLOWN_UP:
+            for part in parts:
+                part.restore(blown_up=True)
+            optimiser.state.clear()
+            rate, in_a_row, rolled_back = rate * SLOWER, 0, rolled_back + 1
+            log.warning("losses exploded at update %d: back to the last good weights, rate %.2g", done, rate)
+            if rolled_back == MOST_ROLLBACKS:
+                break
         if held_out is not None and (done % config.check_every == 0 or done == updates):
             with torch.no_grad():
                 found = losses_of(held_out, beta=0.0)
@@ -300,6 +325,7 @@ def _descend(
         model.ends_by,
         n_evals,
         int(n_failed),
+        rolled_back,
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ode_rl.checkpoint import read_arrays
 from ode_rl.files import read_json, replace_file
 from ode_rl.run import RunFolder
 
@@ -67,8 +68,8 @@ def _draw_training(axes: Axes, run: RunFolder) -> None:
 def _draw_evaluations(axes: Axes, run: RunFolder) -> None:
     if not run.evaluations.is_file():
         return
-    with np.load(run.evaluations, allow_pickle=False) as log:
-        steps, results = log["timesteps"], log["results"]
+    log = read_arrays(run.evaluations)
+    steps, results = log["timesteps"], log["results"]
     mean, std = results.mean(1), results.std(1)
     label = f"evaluation: mean ± std of {results.shape[1]} episodes"
     axes.plot(steps, mean, color=EVALUATION, linewidth=2, marker="o", markersize=5, label=label, zorder=3)

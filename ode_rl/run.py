@@ -85,10 +85,10 @@ class RunFolder:
             run = cls(_claim(wanted))
             write_json(run.versions, installed_versions())
             run._write_header()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a name may hold what no file system takes
             raise UsageError(
                 "a run folder that can be written",
-                f"{wanted} ({error.strerror})",
+                f"{str(wanted)!r} ({getattr(error, 'strerror', error)})",
                 "Choose another place with --run-dir DIR.",
             ) from error
         return run
@@ -144,11 +144,10 @@ class RunFolder:
         Raises:
             UsageError: if it is damaged.
         """
-        with open(self.episodes, newline="") as file:
-            rows = list(csv.DictReader(file))
         try:
-            return [_episode(row) for row in rows]
-        except (KeyError, TypeError, ValueError) as error:
+            with open(self.episodes, newline="") as file:
+                return [_episode(row) for row in csv.DictReader(file)]
+        except (OSError, csv.Error, KeyError, TypeError, ValueError) as error:
             remedy = "Use a copy that is not damaged."
             raise UsageError("whole rows of episodes", f"{self.episodes} ({error!r})", remedy) from error
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ode_rl.checkpoint import read_arrays
 from ode_rl.errors import UsageError
 from ode_rl.files import read_json
 from ode_rl.run import CONFIG, RunFolder
@@ -149,10 +150,10 @@ def _evaluations(folder: RunFolder, steps: float) -> tuple[Floats, Floats, Float
     """Steps, mean return and its error of each evaluation; the final one takes the place of one as late."""
     at, returns, errors = [], [], []
     if folder.evaluations.is_file():
-        with np.load(folder.evaluations, allow_pickle=False) as log:
-            at = log["timesteps"].astype(float).tolist()
-            returns = log["results"].mean(1).tolist()
-            errors = [standard_error(row) for row in log["results"]]
+        log = read_arrays(folder.evaluations)
+        at = log["timesteps"].astype(float).tolist()
+        returns = log["results"].mean(1).tolist()
+        errors = [standard_error(row) for row in log["results"]]
     if folder.evaluation.is_file():
         final = read_json(folder.evaluation)
         kept = sum(each < steps for each in at)

@@ -92,3 +92,13 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(value, Mapping) and isinstance(out.get(name), Mapping)
         out[name] = merged(out[name], value) if both else value
     return out
+
+
+def check_widths(name: str, widths: tuple[int, ...]) -> None:
+    """Refuse widths of hidden layers that are none.
+
+    Raises:
+        UsageError: naming the setting.
+    """
+    if min(widths, default=1) < 1:
+        raise UsageError(f"widths >= 1 for {name}", list(widths), f"Write {name}=[128, 128].")

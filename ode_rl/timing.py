@@ -15,7 +15,7 @@ def positive_seconds(value: Any, name: str = "dt") -> float:
         UsageError: if it is not.
     """
     try:
-        seconds = float(value)
+        seconds = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         seconds = math.nan
     if not (math.isfinite(seconds) and seconds > 0):

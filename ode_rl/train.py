@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 from ode_rl.agents.presets import load_preset
-from ode_rl.agents.registry import AGENTS, CHOICES, TAKES
+from ode_rl.agents.registry import AGENTS, CHOICES, LEAVE_OUT, TAKES
+from ode_rl.envs.guarded import Guarded
 from ode_rl.envs.task import make_task
 from ode_rl.envs.task_timing import TaskTiming
 from ode_rl.errors import UsageError
@@ -87,6 +89,8 @@ class TrainConfig:
     """Whether to show a progress bar."""
     checkpoint_seconds: float = 30.0
     """Seconds of real time between two checkpoints, at least; each falls on the end of an episode."""
+    step_timeout: float | None = None
+    """Seconds of real time after which a step of the task hangs; None waits for ever."""
 
     @property
     def timing(self) -> TaskTiming:
@@ -161,7 +165,7 @@ def check(config: TrainConfig) -> None:
 
 def asked_differs(run: RunFolder, config: TrainConfig) -> bool:
     """Whether a run was asked for with other settings than these, except for what does not change it."""
-    beside = ("video", "progress", "checkpoint_seconds")
+    beside = ("video", "progress", "checkpoint_seconds", "step_timeout")
     wanted = from_json(to_json(plain(_as_typed(config))), run.config)
     asked = run.read_config().get("asked")
     found = asked if isinstance(asked, dict) else {}
@@ -193,6 +197,8 @@ def resume(
     if run.evaluation.is_file() and run.learning_curve.is_file():
         say(f"{run.path} has come to its end: nothing to resume")
         return None
+    _check_choices(config)
+    load_preset(config.agent, config.env_id, config.preset)
     envs, stops = _tasks(replace(config, num_envs=plan.num_envs), {}), Stops()
     with stops.installed(), run.claimed():
         checkpoint = run.checkpoint_to_resume()
@@ -223,6 +229,12 @@ def _trained(
         return _results(agent, config, run)
     except KeyboardInterrupt as stop:
         raise Interrupted(run, getattr(stop, "exit_code", 130)) from stop
+    except UsageError as error:
+        remedy = f"{error.remedy} {_then(run, agent.num_timesteps)}"
+        raise UsageError(error.expected, error.got, remedy) from error
+    except OSError as error:
+        got = f"{error.filename or run.path} ({error.strerror or error})"
+        raise UsageError("a run folder that can be written", got, _then(run, agent.num_timesteps)) from error
     finally:
         if (env := agent.get_env()) is not None:
             env.close()
@@ -256,7 +268,10 @@ def _tasks(config: TrainConfig, preset: dict[str, Any]) -> list[Env]:
     n = int(preset.get("n_envs", 1)) if config.num_envs is None else config.num_envs
     if n < 1:
         raise UsageError("at least one environment", n, "Write --num-envs 4.")
-    return [make_task(config.env_id, config.timing) for _ in range(n)]
+    timeout, leaves_out = config.step_timeout, config.agent in LEAVE_OUT
+    if timeout is not None and not 0 < timeout < math.inf:
+        raise UsageError("seconds > 0 for --step-timeout", timeout, "Write --step-timeout 60.")
+    return [Guarded(make_task(config.env_id, config.timing), leaves_out, timeout) for _ in range(n)]
 
 
 def _asked(config: TrainConfig) -> dict[str, Any]:
@@ -367,6 +382,7 @@ def _learn(
         config.curve_episodes,
         timing=config.timing,
         stop_asked=stops.asked,
+        step_timeout=config.step_timeout,
     )
     left: dict[str, Any] = {}
     if resumed:
@@ -412,3 +428,13 @@ def _look_at(run: RunFolder) -> str:
         f"look at it: ode-rl evaluate {run.path}\n"
         f"go on:      ode-rl train --resume {run.path}"
     )
+
+
+def _then(run: RunFolder, steps: int) -> str:
+    """How to go on after a failure at `steps`; a run without a checkpoint holds nothing worth keeping."""
+    try:
+        checkpoint = run.newest_checkpoint()
+    except UsageError:
+        run.discard()
+        return "Then train again."
+    return f"It came at step {steps}; {checkpoint} is whole. Then write: ode-rl train --resume {run.path}"

@@ -16,6 +16,7 @@ from ode_rl.integrate import check_method, hold, integrate_held
 from ode_rl.known import NOTHING_KNOWN, Known
 from ode_rl.names import DISCRETE_MODELS, MODELS, PLAIN_MODELS, TERMINATIONS
 from ode_rl.normalize import Scale
+from ode_rl.settings import check_widths
 from ode_rl.state import StateSpec
 from ode_rl.types import Held, Solver
 
@@ -44,6 +45,8 @@ class WorldModelConfig:
 
     def __post_init__(self) -> None:
         check_method(self.solver.method)
+        check_widths("hidden", self.hidden)
+        check_widths("head_hidden", self.head_hidden)
         if self.structure not in MODELS:
             raise UsageError(f"a model among {', '.join(MODELS)}", repr(self.structure), "Write --model ode.")
         if self.n_members < 1:

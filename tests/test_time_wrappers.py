@@ -82,7 +82,7 @@ WRAPPERS: dict[str, Any] = {
 def test_every_public_wrapper_is_in_the_checks() -> None:
     public = {name for name in ode_rl.envs.__dir__() if name[0].isupper()}
     wrappers = {each for each in public if hasattr(getattr(ode_rl.envs, each), "wrapper_spec")}
-    own_checks = {"ChangedPhysics", "FlatGoal", "MaskedObservation", "Repeatable", "TimedAction"}
+    own_checks = {"ChangedPhysics", "FlatGoal", "Guarded", "MaskedObservation", "Repeatable", "TimedAction"}
     assert wrappers == {cls.__name__ for cls, _ in WRAPPERS.values()} | own_checks
 
 

@@ -20,6 +20,8 @@ from ode_rl.train import TrainConfig
 CART = "tests.own_tasks:own/ShortCart-v0"
 BALANCE = "tests.own_tasks:own/Balance-v0"
 
+CHOSEN = ode_rl.train._chosen
+
 # A fit every 20 steps, a learned value, exploration noise, a planner with a warm start.
 TINY: dict[str, Any] = {
     "horizon": 0.15,
@@ -41,8 +43,8 @@ def tiny(env_id: str = CART, **more: Any) -> TrainConfig:
 
 def use_tiny_settings(monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any] | None = None) -> None:
     """Let `train` make agents with `settings` (default: those of a tiny `mpc`)."""
-    chosen, extra = ode_rl.train._chosen, TINY if settings is None else settings
-    monkeypatch.setattr(ode_rl.train, "_chosen", lambda config: {**chosen(config), **extra})
+    extra = TINY if settings is None else settings
+    monkeypatch.setattr(ode_rl.train, "_chosen", lambda config: {**CHOSEN(config), **extra})
     monkeypatch.setattr(ode_rl.train, "EVALUATIONS", 1)
 
 
