@@ -79,12 +79,13 @@ def driven(made: ActorCritic, starts: list[float], steps: int = 20) -> list[floa
 def test_a_point_is_driven_to_where_it_pays(source: str, kind: str) -> None:
     made, rng = policy(source=source, actor=kind, n_memory=4), np.random.default_rng(0)
     model, buffer = drive(), walks()
-    for _ in range(2):
+    # Records of random actions teach less, and more rounds of the same lead away from where they were made.
+    rounds, off = (2, 0.15) if source == "imagined" else (1, 0.3)
+    for _ in range(rounds):
         report = made.improve(model, buffer, rng)
-    off = 0.15 if source == "imagined" else 0.3  # records of random actions teach less
     assert driven(made, [-0.8, 0.0, 0.5, 1.0]) == pytest.approx([TARGET] * 4, abs=off)
     assert report.skipped == 0
-    assert int(made.rounds) == 2
+    assert int(made.rounds) == rounds
 
 
 def test_the_value_of_a_steady_reward_is_what_it_adds_up_to() -> None:
