@@ -96,7 +96,7 @@ class Progress(NamedTuple):
         """
         plans = [] if self.plan is None else list(self.plan.warm)
         tensors = plans if self.random_plan is None else [*plans, self.random_plan]
-        found = [tuple(each.shape) for each in (self.starts, *tensors)]
+        found = [self.starts.shape, *(tuple(each.shape) for each in tensors)]
         fits = found[0] == (n,) and self.starts.dtype == bool
         fits &= all(bool(each.isfinite().all()) and each.dtype == torch.float32 for each in tensors)
         fits &= all(each[:1] == (n,) and each[-2:] == (knots, n_action) for each in found[1 : 1 + len(plans)])

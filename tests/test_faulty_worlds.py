@@ -216,8 +216,9 @@ def test_losses_that_explode_lead_back_to_the_last_good_weights_and_a_lower_rate
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     import ode_rl.fit
+    import ode_rl.losses
 
-    true, calls = ode_rl.fit.segment_losses, 0
+    true, calls = ode_rl.losses.segment_losses, 0
 
     def exploding(world: WorldModel, *rest: Any) -> Any:
         nonlocal calls

@@ -13,6 +13,7 @@ import tests.faulty_world
 from ode_rl.envs import Guarded
 from ode_rl.envs.guarded import TaskFault
 from tests.faulty_world import AT
+from tests.own_tasks import SpringCart
 
 LEFT_OUT = ("obs-nan", "obs-inf", "obs-leaps", "reward-nan", "reward-inf", "reward-huge")
 STOPS = ("obs-shape", "obs-type", "obs-none", "reward-text", "step-raises")
@@ -96,7 +97,7 @@ def test_an_evaluation_only_wants_numbers() -> None:
 
 
 def test_large_numbers_that_grow_are_no_fault() -> None:
-    class Growing(tests.faulty_world.SpringCart):
+    class Growing(SpringCart):
         at = 1.0
 
         def step(self, action: Any) -> Any:

@@ -11,6 +11,7 @@ import struct
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,12 @@ def cart() -> Repeatable:
 def good(tmp_path_factory: pytest.TempPathFactory) -> dict[type[Learner], Path]:
     """A checkpoint of a run by each kind of agent."""
     folder = tmp_path_factory.mktemp("good")
-    sac = {"learning_starts": 20, "buffer_size": 50, "batch_size": 8, "policy_kwargs": {"net_arch": [8]}}
+    sac: dict[str, Any] = {
+        "learning_starts": 20,
+        "buffer_size": 50,
+        "batch_size": 8,
+        "policy_kwargs": {"net_arch": [8]},
+    }
     agents: list[Learner] = [
         MPC(cart(), preset=None, seed=0, **TINY),
         SAC(
@@ -103,10 +109,7 @@ def damage(folder: Path) -> Iterator[Forgery]:
             for at in rng.integers(len(data), size=4).tolist():
                 flipped = bytearray(data)
                 flipped[at] ^= 1 << int(rng.integers(8))
-                yield (
-                    f"flipped bit {path.name} {at}",
-                    lambda p, n=path.name, d=bytes(flipped): (p / n).write_bytes(d),
-                )  # type: ignore[misc]
+                yield f"flipped bit {path.name} {at}", partial(_overwrite, path.name, bytes(flipped))
 
 
 def names(folder: Path) -> Iterator[Forgery]:
@@ -171,10 +174,7 @@ def wrong_numbers(parts: Checkpoint) -> Iterator[Forgery]:
                     floating = number.is_floating_point() if group == "tensors" else number.dtype.kind == "f"
                     if how == "nan" and (not floating or not np.asarray(number.shape).prod()):
                         continue
-                    yield (
-                        f"{how} of {part}/{name}",
-                        lambda p, g=group, a=part, n=name, h=how: _parts(p, g, a, n, h),
-                    )  # type: ignore[misc]
+                    yield f"{how} of {part}/{name}", partial(_changed, group, part, name, how)
 
 
 # Values by path in meta.json: what it is now must be refused as each of these.
@@ -264,6 +264,14 @@ def _linked(path: Path, target: str) -> None:
 def _manifest(path: Path, **changes: Any) -> None:
     manifest = json.loads((path / "manifest.json").read_text())
     (path / "manifest.json").write_text(json.dumps({**manifest, **changes}))
+
+
+def _overwrite(name: str, data: bytes, folder: Path) -> None:
+    (folder / name).write_bytes(data)
+
+
+def _changed(group: str, part: str, name: str, how: str, folder: Path) -> None:
+    _parts(folder, group, part, name, how)
 
 
 def _parts(path: Path, group: str, part: str, name: str | None, how: str | None) -> None:

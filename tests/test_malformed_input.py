@@ -267,7 +267,7 @@ CALLS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
         st.sampled_from([[0], [-1], ["x"], 5, [[8]], [1.5]]),
         lambda v: MPC(cart(), preset=None, model={"hidden": v}),
     ),
-    "unknown": (WORDS, lambda v: MPC(cart(), preset=None, **{f"x{v}": 1})),
+    "unknown": (WORDS, lambda v: MPC(cart(), preset=None, **dict[str, Any]({f"x{v}": 1}))),
     "preset": (WORDS, lambda v: MPC(cart(), preset=f"x{v}")),
     "gamma": (
         st.sampled_from([-0.1, 1.5, float("nan"), "x", None]),
@@ -276,7 +276,7 @@ CALLS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "policy": (BAD_NUMBERS, lambda v: ODEPolicy(cart(), preset=None, policy={"updates": v})),
     "rounds": (BAD_NUMBERS, lambda v: ODEPolicy(cart(), preset=None, round_every=v)),
     "share": (st.sampled_from([-0.1, 1.1, "x", None]), lambda v: Dyna(cart(), preset=None, real_share=v)),
-    "sac": (WORDS, lambda v: SAC(cart(), preset=None, **{f"x{v}": 1})),
+    "sac": (WORDS, lambda v: SAC(cart(), preset=None, **dict[str, Any]({f"x{v}": 1}))),
     "rate": (
         st.sampled_from(["x", "lin_x", None, [], {}]),
         lambda v: SAC(cart(), preset=None, learning_rate=v),
