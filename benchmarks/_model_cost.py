@@ -191,7 +191,7 @@ def plateau(table: Table, seed: int) -> None:
         torch.Generator().manual_seed(seed),
     )
     errors: list[float] = []
-    config = FitConfig(updates=5000, warm_start_updates=2000, batch_size=256, patience=1000, check_every=100)
+    config = FitConfig(updates=7500, warm_start_updates=2000, batch_size=256, patience=1000, check_every=100)
     start = time.perf_counter()
 
     def watch(_updates: int, found: Losses) -> bool:
