@@ -476,6 +476,6 @@ def test_a_spring_cart_is_held_where_the_reward_is() -> None:
         model={"hidden": [32, 32], "head_hidden": [32]},
         fit={"updates": 200},
         rollout={"seconds": 0.2, "per_step": 200},
-    ).learn(600)
+    ).learn(500)
     # Random actions return less than -90, one who knows the cart more than -20.
     assert evaluate_agent(agent, CART, 5).mean_return > -40
