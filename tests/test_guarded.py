@@ -9,7 +9,6 @@ import gymnasium
 import numpy as np
 import pytest
 
-import tests.faulty_world
 from ode_rl.envs import Guarded
 from ode_rl.envs.guarded import TaskFault
 from tests.faulty_world import AT
