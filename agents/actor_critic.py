@@ -46,7 +46,8 @@ class PolicyConfig:
     """Seconds of recorded observations, at most, that fill the hidden state before a roll-out begins."""
     source: str = "imagined"
     """Where gradients come from: imagined (roll-outs of the model from recorded states) or decoupled (the
-    states of the real task, the derivatives of the model), which bears models that miss contacts."""
+    states of the real task, the derivatives of the model), which bears models that miss contacts but takes
+    the record for the policy's own: it wants few updates a round, rounds often, and few recent steps."""
     horizon: float | None = None
     """Seconds of a roll-out; None means 20 control intervals."""
     growth: float = 1.05

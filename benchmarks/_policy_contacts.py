@@ -10,15 +10,17 @@ from ode_rl.agents import ODEPolicy
 from ode_rl.evaluate import evaluate_agent
 
 TASK, STEPS, EPISODES = "Hopper-v5", 10_000, 10
+# Decoupled courses are those of the policy of the last round; many updates on them go astray.
+SOURCES: dict[str, dict[str, int]] = {"imagined": {}, "decoupled": {"updates": 20, "recent": 500}}
 
 
 def contacts(table: Table, seed: int) -> None:
-    """Both sources with the settings of the preset, and nothing else different."""
-    for source in ("imagined", "decoupled"):
+    """Both sources at equal steps and rounds, each with as many updates as its records bear."""
+    for source, settings in SOURCES.items():
         if not table.wants(TASK, source, seed):
             continue
         began = time.perf_counter()
-        agent = ODEPolicy(TASK, seed=seed, device="cpu", policy={"source": source}).learn(STEPS)
+        agent = ODEPolicy(TASK, seed=seed, device="cpu", policy={"source": source, **settings}).learn(STEPS)
         wall = time.perf_counter() - began
         found = evaluate_agent(agent, TASK, EPISODES)
         numbers = [
