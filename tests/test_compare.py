@@ -278,5 +278,5 @@ def test_a_damaged_run_is_left_out_and_said(damaged: bytes, tmp_path: Path) -> N
 def test_no_pickle_in_a_run_is_loaded(tmp_path: Path) -> None:
     run = leave(tmp_path / "a", (1.0,))
     np.savez(run.evaluations, timesteps=np.array([1]), results=np.array([[object()]]))
-    with pytest.raises(UsageError, match="allow_pickle"):
+    with pytest.raises(UsageError, match="dtype object instead of numbers"):
         read_runs([run])
