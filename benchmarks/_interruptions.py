@@ -67,6 +67,10 @@ def _wait(
 def stop(table: Table, seed: int) -> None:
     """Ctrl-C and SIGTERM at random moments of training: seconds until the process has ended."""
     task = "Pendulum-v1"
+    if (
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):  # started in the background: children would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for name, number, code in (("SIGINT", signal.SIGINT, 130), ("SIGTERM", signal.SIGTERM, 143)):
         if not table.wants(task, name, seed):
             continue
