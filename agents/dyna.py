@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,6 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from ode_rl.agents.collecting import undone_if_raised
 from ode_rl.agents.declared import load_exactly
 from ode_rl.agents.dyna_config import DEFAULTS, FIXED, OWN, DynaConfig
 from ode_rl.agents.dyna_sac import DynaSAC
@@ -191,17 +191,13 @@ class Dyna(ModelFree):
 
     def _fit(self) -> bool:
         """Fit to all that was recorded. If somebody asks to stop: False, and all is as it was before."""
-        before = deepcopy((self.model.state_dict(), self.rng.bit_generator.state))
         try:
-            report = fit(
-                self.model, self.buffer, self.options.fit, self.rng, self.device, stop=self.stop_asked
-            )
-        except BaseException as error:
-            self.model.load_state_dict(before[0])
-            self.rng.bit_generator.state = before[1]
-            if isinstance(error, Stopped):
-                return False
-            raise
+            with undone_if_raised((self.model,), self.rng):
+                report = fit(
+                    self.model, self.buffer, self.options.fit, self.rng, self.device, stop=self.stop_asked
+                )
+        except Stopped:
+            return False
         self._gauge = Gauge.measured(self.model, self.buffer)
         # What a younger model imagined misleads; the round that is due now replaces it.
         self.replay.imagined.clear()

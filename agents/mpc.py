@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from copy import deepcopy
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -15,8 +14,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from ode_rl.agents.actor_critic import ActorCritic
+from ode_rl.agents.collecting import Collecting, undone_if_raised
 from ode_rl.agents.declared import box_arrays, load_exactly
-from ode_rl.agents.learner import Learner, next_seconds
+from ode_rl.agents.learner import next_seconds
 from ode_rl.agents.model_gradient import Discount
 from ode_rl.agents.mpc_config import MPCConfig
 from ode_rl.agents.noise import coloured_noise
@@ -106,7 +106,7 @@ class Progress(NamedTuple):
             raise UsageError(f"the progress of {n} environments, {knots} knots", found, remedy)
 
 
-class MPC(Learner):
+class MPC(Collecting):
     """Learns a world model from interaction and plans in it.
 
     ``MPC("Pendulum-v1", seed=0).learn(600)`` works as in Stable-Baselines3: `env` is an id, a Gymnasium
@@ -151,7 +151,7 @@ class MPC(Learner):
         plan = (settings.horizon, settings.knots, settings.n_knots, settings.growth, settings.coast)
         self.grid = PlanGrid.of(self.interval, *plan)
         self._fast: FastModel | None = None
-        self.fits, self._fitted_at, self.fallbacks = 0, 0, 0
+        self.fits, self._round_at, self.fallbacks = 0, 0, 0
         n_obs, n_action = self.observation_space.shape[0], self.action_space.shape[0]
         weights = torch.Generator().manual_seed(self.seed)
         spec = None if settings.model.structure in PLAIN_MODELS else state_spec(self.env_id, n_obs)
@@ -370,50 +370,8 @@ class MPC(Learner):
 
     # -- learning -------------------------------------------------------------------------------------
 
-    def learn(
-        self,
-        total_timesteps: int,
-        callback: Any = None,
-        progress_bar: bool = False,
-        reset_num_timesteps: bool = True,
-    ) -> MPC:
-        """Collect, fit, plan, for `total_timesteps` environment steps; returns the agent itself.
-
-        With `reset_num_timesteps` false the count of steps goes on from where it was.
-        """
-        env, callbacks = self._begin(total_timesteps, callback, progress_bar)
-        if reset_num_timesteps:
-            self._fitted_at -= self.num_timesteps
-            self.num_timesteps = 0
-        target = self.num_timesteps + total_timesteps
-        callbacks.on_training_start({"total_timesteps": target, "self": self}, {})
-        callbacks.on_rollout_start()
-        going, varies = True, next_seconds(env) is not None
-        self._progress = self._first(env)
-        while going and (self.num_timesteps < target or self._fit_is_due()):
-            self._safe_point()
-            if self._fit_is_due() and not self._fit():
-                self._safe_point()
-                break
-            if self.num_timesteps < target:
-                going = self._step(env, callbacks, varies)
-        callbacks.on_rollout_end()
-        callbacks.on_training_end()
-        return self
-
-    def _first(self, env: VecEnv) -> Progress:
-        """Where a loaded checkpoint left the environments, or new episodes."""
-        if (taken_up := self._take_up(env)) is not None:
-            obs, fresh = taken_up
-            for row in np.flatnonzero(fresh):
-                self.buffer.cut(int(row))
-            self._progress.check(env.num_envs, self.grid.knots.n, self.action_space.shape[0])
-            return self._progress._replace(obs=obs, starts=self._progress.starts | fresh)
-        for i in range(env.num_envs):
-            self.buffer.cut(i)
-        if self.num_timesteps == 0:
-            env.seed(self.seed)
-        return Progress(np.asarray(env.reset()), np.ones(env.num_envs, bool))
+    def _check_progress(self, n: int) -> None:
+        self._progress.check(n, self.grid.knots.n, self.action_space.shape[0])
 
     def _step(self, env: VecEnv, callbacks: BaseCallback, varies: bool) -> bool:
         """Act once in every environment and store what came of it; False if a callback ends the training."""
@@ -426,49 +384,41 @@ class MPC(Learner):
         else:
             actions, random_plan = self._random_actions(env.num_envs, random_plan)
         new_obs, rewards, dones, infos = env.step(actions)
-        for i, transition in enumerate(self._transitions(obs, actions, rewards, new_obs, dones, infos)):
-            if "fault" in infos[i]:  # nothing to learn from; see envs.Guarded
-                self.buffer.cut(i)
-            else:
-                self.buffer.add(transition, env=i)
+        self._store(self._transitions(obs, actions, rewards, new_obs, dones, infos), infos)
         self._progress = Progress(np.asarray(new_obs), dones, plan, random_plan)
         self.num_timesteps += env.num_envs
         callbacks.update_locals({"rewards": rewards, "dones": dones, "infos": infos, "new_obs": new_obs})
         return callbacks.on_step()
 
-    def _fit_is_due(self) -> bool:
+    def _round_is_due(self) -> bool:
         since = len(self.buffer) - self.settings.warmup_steps
         every = max(self.settings.fit_every, round(self.settings.fit_growth * self.num_timesteps))
-        return since >= 0 and (self.fits == 0 or self.num_timesteps - self._fitted_at >= every)
+        return since >= 0 and (self.fits == 0 or self.num_timesteps - self._round_at >= every)
 
-    def _fit(self) -> bool:
-        """Fit to all that was collected. If somebody asks to stop: False, and all is as it was before."""
+    def _round(self) -> bool:
         parts = [part for part in (self.model, self.value, self.policy) if part is not None]
-        before = deepcopy([part.state_dict() for part in parts]), deepcopy(self.rng.bit_generator.state)
         try:
-            report = fit(
-                self.model, self.buffer, self.settings.fit, self.rng, self.device, stop=self.stop_asked
-            )
-            for name, number in report.scalars().items():
-                self.logger.record(f"model/{name}", number)
-            if self.settings.value.applies(self.model.ends):
-                rho = discount_rate(self.settings.gamma, self.dt)
-                self.logger.record("value/loss", self.value.fit(self.buffer, rho, self.dt, self.rng))
-            if self.policy is not None:
-                learned = self.policy.improve(self.model, self.buffer, self.rng, self.stop_asked)
-                for name, number in learned.scalars().items():
-                    self.logger.record(f"policy/{name}", number)
-        except BaseException as error:
-            for part, state in zip(parts, before[0], strict=True):
-                part.load_state_dict(state)
-            self.rng.bit_generator.state = before[1]
-            if isinstance(error, Stopped):
-                return False
-            raise
-        self.fits, self._fitted_at = self.fits + 1, self.num_timesteps
+            with undone_if_raised(parts, self.rng):
+                self._fit_all()
+        except Stopped:
+            return False
+        self.fits, self._round_at = self.fits + 1, self.num_timesteps
         self._fast = None
         self.logger.dump(self.num_timesteps)
         return True
+
+    def _fit_all(self) -> None:
+        """Fit the world model, and then what learns from it."""
+        report = fit(self.model, self.buffer, self.settings.fit, self.rng, self.device, stop=self.stop_asked)
+        for name, number in report.scalars().items():
+            self.logger.record(f"model/{name}", number)
+        if self.settings.value.applies(self.model.ends):
+            rho = discount_rate(self.settings.gamma, self.dt)
+            self.logger.record("value/loss", self.value.fit(self.buffer, rho, self.dt, self.rng))
+        if self.policy is not None:
+            learned = self.policy.improve(self.model, self.buffer, self.rng, self.stop_asked)
+            for name, number in learned.scalars().items():
+                self.logger.record(f"policy/{name}", number)
 
     def _random_actions(self, n: int, plan: Tensor | None) -> tuple[npt.NDArray[Any], Tensor]:
         """Coloured random actions, drawn stretch by stretch."""
@@ -486,7 +436,7 @@ class MPC(Learner):
             "config": self.config,
             "num_timesteps": self.num_timesteps,
             "fits": self.fits,
-            "fitted_at": self._fitted_at,
+            "fitted_at": self._round_at,
             "rng": self.rng.bit_generator.state,
             "fallbacks": self.fallbacks,
         }
@@ -514,7 +464,7 @@ class MPC(Learner):
             load_exactly(agent.policy, parts.tensors["policy"], "the policy")
         agent.buffer.restore(parts.arrays["buffer"])
         agent.num_timesteps, agent.fits = int(parts.meta["num_timesteps"]), int(parts.meta["fits"])
-        agent._fitted_at = int(parts.meta["fitted_at"])
+        agent._round_at = int(parts.meta["fitted_at"])
         agent.rng.bit_generator.state = parts.meta["rng"]
         agent.fallbacks = int(parts.meta.get("fallbacks", 0))
         agent._progress = Progress.of(parts.tensors, parts.meta.get("plan"), agent.device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,8 +14,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from ode_rl.agents.actor_critic import ActorCritic, PolicyConfig
+from ode_rl.agents.collecting import Collecting, undone_if_raised
 from ode_rl.agents.declared import box_arrays, load_exactly
-from ode_rl.agents.learner import Learner, next_seconds
+from ode_rl.agents.learner import next_seconds
 from ode_rl.agents.model_gradient import Discount
 from ode_rl.agents.noise import coloured_noise
 from ode_rl.agents.presets import RUN_SETTINGS, load_preset
@@ -107,7 +107,7 @@ class Progress(NamedTuple):
         )
 
 
-class ODEPolicy(Learner):
+class ODEPolicy(Collecting):
     """Learns a world model from interaction, and a policy from the gradient of the model.
 
     ``ODEPolicy("Pendulum-v1", seed=0).learn(1000)`` works as in Stable-Baselines3; arguments are those of
@@ -266,50 +266,6 @@ class ODEPolicy(Learner):
 
     # -- learning -------------------------------------------------------------------------------------
 
-    def learn(
-        self,
-        total_timesteps: int,
-        callback: Any = None,
-        progress_bar: bool = False,
-        reset_num_timesteps: bool = True,
-    ) -> ODEPolicy:
-        """Act, fit the world model, improve the policy in it, for `total_timesteps` environment steps.
-
-        With `reset_num_timesteps` false the count of steps goes on from where it was.
-        """
-        env, callbacks = self._begin(total_timesteps, callback, progress_bar)
-        if reset_num_timesteps:
-            self._round_at -= self.num_timesteps
-            self.num_timesteps = 0
-        target = self.num_timesteps + total_timesteps
-        callbacks.on_training_start({"total_timesteps": target, "self": self}, {})
-        callbacks.on_rollout_start()
-        going, varies = True, next_seconds(env) is not None
-        self._progress = self._first(env)
-        while going and (self.num_timesteps < target or self._round_is_due()):
-            self._safe_point()
-            if self._round_is_due() and not self._round():
-                self._safe_point()
-                break
-            if self.num_timesteps < target:
-                going = self._step(env, callbacks, varies)
-        callbacks.on_rollout_end()
-        callbacks.on_training_end()
-        return self
-
-    def _first(self, env: VecEnv) -> Progress:
-        """Where a loaded checkpoint left the environments, or new episodes."""
-        if (taken_up := self._take_up(env)) is not None:
-            obs, fresh = taken_up
-            for row in np.flatnonzero(fresh):
-                self.buffer.cut(int(row))
-            return self._progress._replace(obs=obs, starts=self._progress.starts | fresh)
-        for i in range(env.num_envs):
-            self.buffer.cut(i)
-        if self.num_timesteps == 0:
-            env.seed(self.seed)
-        return Progress(np.asarray(env.reset()), np.ones(env.num_envs, bool))
-
     def _step(self, env: VecEnv, callbacks: BaseCallback, varies: bool) -> bool:
         """Act once in every environment and store what came of it; False if a callback ends the training."""
         obs, starts, memory, _ = self._progress
@@ -323,11 +279,7 @@ class ODEPolicy(Learner):
             scaled = action.cpu() + self.settings.explore_std * jitter
         actions = self._to_env(scaled.clamp(-1, 1).numpy())
         new_obs, rewards, dones, infos = env.step(actions)
-        for i, transition in enumerate(self._transitions(obs, actions, rewards, new_obs, dones, infos)):
-            if "fault" in infos[i]:  # nothing to learn from; see envs.Guarded
-                self.buffer.cut(i)
-            else:
-                self.buffer.add(transition, env=i)
+        self._store(self._transitions(obs, actions, rewards, new_obs, dones, infos), infos)
         self._progress = Progress(np.asarray(new_obs), dones, memory, noise)
         self.num_timesteps += env.num_envs
         callbacks.update_locals({"rewards": rewards, "dones": dones, "infos": infos, "new_obs": new_obs})
@@ -350,19 +302,14 @@ class ODEPolicy(Learner):
 
     def _round(self) -> bool:
         """Fit to all that was collected, and improve. If somebody asks to stop: False, all as before."""
-        before = deepcopy((self.model.state_dict(), self.policy.state_dict(), self.rng.bit_generator.state))
         try:
-            fitted = fit(
-                self.model, self.buffer, self.settings.fit, self.rng, self.device, stop=self.stop_asked
-            )
-            learned = self.policy.improve(self.model, self.buffer, self.rng, self.stop_asked)
-        except BaseException as error:
-            self.model.load_state_dict(before[0])
-            self.policy.load_state_dict(before[1])
-            self.rng.bit_generator.state = before[2]
-            if isinstance(error, Stopped):
-                return False
-            raise
+            with undone_if_raised((self.model, self.policy), self.rng):
+                fitted = fit(
+                    self.model, self.buffer, self.settings.fit, self.rng, self.device, stop=self.stop_asked
+                )
+                learned = self.policy.improve(self.model, self.buffer, self.rng, self.stop_asked)
+        except Stopped:
+            return False
         self.skipped += learned.skipped
         for part, report in (("model", fitted), ("policy", learned)):
             for name, number in report.scalars().items():

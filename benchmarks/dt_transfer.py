@@ -134,7 +134,7 @@ class Trained:
         agent = MPC(self.task.env_id, self.task.preset, seed=self.seed, device="cpu", model=model)
         agent.buffer = self.collector.buffer
         for _ in range(FITS):
-            agent._fit()
+            agent._round()
         agent.save(path)
         return agent, len(agent.buffer)
 
