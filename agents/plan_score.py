@@ -11,6 +11,11 @@ from torch import Tensor
 from ode_rl.world_model import Rollout
 
 
+# Rows of each member that a processor rolls out at a time. Beyond it the activations leave the cache, and
+# time grows faster than the number of plans (benchmarks/planner.py, row growth).
+ROWS_AT_A_TIME = 256
+
+
 class Roller(Protocol):
     """Anything that rolls plans out: `WorldModel`, or its fast form, `FastModel`."""
 
@@ -83,6 +88,14 @@ def plan_scores(model: Roller, z: Tensor, plans: Tensor, dt: Tensor, objective: 
     Shapes: ``z [E, M, Z]``, ``plans [E, M, H, A]``, ``dt [H]`` seconds, result ``[E, M]``. S is the
     chance to be alive. A roll-out that is not finite scores -inf.
     """
+    if z.device.type != "cpu" or z.shape[1] <= ROWS_AT_A_TIME:
+        return _scores_at_once(model, z, plans, dt, objective)
+    n_parts = -(-z.shape[1] // ROWS_AT_A_TIME)
+    parts = zip(z.tensor_split(n_parts, 1), plans.tensor_split(n_parts, 1), strict=True)
+    return torch.cat([_scores_at_once(model, *part, dt, objective) for part in parts], 1)
+
+
+def _scores_at_once(model: Roller, z: Tensor, plans: Tensor, dt: Tensor, objective: Objective) -> Tensor:
     discount = torch.exp(-objective.rho * torch.cat([dt.new_zeros(1), dt.cumsum(0)]))
     course = model.rollout(z, plans, dt, objective.stop)
     reward, alive = course.reward, None

@@ -219,8 +219,8 @@ def growth(table: Table, seed: int) -> None:
         return lambda: assigned_scores(fast, z, plans, dt, OBJECTIVE, generator)
 
     with torch.inference_mode():
-        by_candidates = rounds({str(n): call(1, n, 15) for n in (2000, 4000, 8000)}, 12)
-        by_horizon = rounds({str(h): call(1, 2000, h) for h in (10, 20, 40)}, 12)
+        by_candidates = rounds({str(n): call(1, n, 15) for n in (2000, 4000, 8000)}, 40)
+        by_horizon = rounds({str(h): call(1, 2000, h) for h in (10, 20, 40)}, 40)
         few = rounds({"1": call(1, 32, 15), "16": call(16, 32, 15)}, 40)
         many = rounds({"1": call(1, 200, 15), "16": call(16, 200, 15)}, 20)
     numbers = []

@@ -49,9 +49,9 @@ def ascend(
     x = starts.detach().clone()
     seen = Ascent(x, x.new_full(x.shape[:2], -torch.inf))
     moments = torch.zeros_like(x), torch.zeros_like(x)
-    begun, lasted = deadline.clock(), 0.0
+    begun, longest = deadline.clock(), 0.0
     for step in range(n_steps + 1):
-        if deadline.left() <= lasted + reserve:
+        if deadline.left() <= longest + reserve:
             return seen._replace(out_of_time=True)
         try:
             scores, slope = _slope(score, x)
@@ -67,7 +67,7 @@ def ascend(
         rate = config.gradient_rate * (1 - step / n_steps) if n_steps else 0.0
         x, moments = _adam(x, slope, moments, rate, step + 1)
         now = deadline.clock()
-        begun, lasted = now, now - begun
+        begun, longest = now, max(longest, now - begun)
     return seen
 
 

@@ -83,18 +83,18 @@ def sample(
     config: PlannerConfig,
     generator: torch.Generator,
     deadline: Deadline,
-    judge_load: int = 0,
+    judge_load: float = 0.0,
     proposals: Tensor | None = None,
 ) -> Sampled:
     """Propose, score and learn until all iterations are done or the next one would not fit.
 
-    An iteration fits if one like the last, and then `judge_load` plans at its pace, end in time. Rows
-    without a finite score keep their belief.
+    An iteration fits if one like the longest so far, and then `judge_load` plans at the pace of the last, end
+    in time. Rows without a finite score keep their belief.
     """
     run = Sampled(start, start.mean.new_zeros(len(start.mean), dtype=torch.bool))
-    begun, lasted = deadline.clock(), 0.0
+    begun, longest = deadline.clock(), 0.0
     for i, n in enumerate(sizes):
-        if deadline.left() <= lasted + judge_load * run.seconds_per_plan:
+        if deadline.left() <= longest + judge_load * run.seconds_per_plan:
             return run._replace(out_of_time=True)
         injected = proposals if i == 0 else None
         n_own = n if injected is None else n - injected.shape[1]
@@ -109,6 +109,7 @@ def sample(
         belief = learnt(sampler.update(run.belief, plans, scores, config), run.belief, found)
         now = deadline.clock()
         begun, lasted = now, now - begun
+        longest = max(longest, lasted)
         run = Sampled(belief, run.ok | found, run.n_scored + n, i + 1, lasted / n)
     return run
 

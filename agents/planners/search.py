@@ -33,6 +33,10 @@ from ode_rl.errors import UsageError
 SAMPLERS = {"icem": ICEM, "cem": CEM, "mppi": MPPI, "shooting": SHOOTING, "gradient": ICEM}
 
 
+# Of a few plans each takes longer than of many: the judge's by about half (benchmarks/planner.py, anytime).
+FEW_PLANS = 1.5
+
+
 class Found(NamedTuple):
     """The end of a search.
 
@@ -68,8 +72,8 @@ def search(
     each counts as `judge_cost` evaluations. ``proposals [B, P, K, A]`` are tried in the first iteration.
     Scores that are not finite are -inf, which is never preferred to a finite one.
 
-    A `deadline` ends the search with the best plan so far: nothing is begun that by the pace of the last
-    iteration would not fit, and `score` and `judge` may raise `OutOfTime`. ``config.budget_ms`` is the
+    A `deadline` ends the search with the best plan so far: nothing is begun that by the pace of the slowest
+    iteration so far would not fit, and `score` and `judge` may raise `OutOfTime`. ``config.budget_ms`` is the
     caller's to start; ``config.budget_evaluations`` is kept here, without the judge if it is too small for
     both an iteration and the judge.
 
@@ -87,7 +91,7 @@ def search(
     injected = _checked(warm, proposals, sizes[0] - config.n_kept - 1)
     until = Deadline() if deadline is None else deadline
     # The ascent has the rest of the time, and the judge the last of it.
-    first, wait = (until.earlier(config.sampling_share), 0) if refines else (until, load)
+    first, wait = (until.earlier(config.sampling_share), 0.0) if refines else (until, FEW_PLANS * load)
     run = sample(
         score, prior(*warm, config), sampler, sizes, config, generator, first, wait, proposals=injected
     )
@@ -123,7 +127,7 @@ def _refine(
 ) -> tuple[Sampled, int]:
     """Ascend from the best plans, and put what is found among them."""
     starts = run.belief.best[:, : config.restarts]
-    end = ascend(score, starts, n_steps, config, until, reserve=load * run.seconds_per_plan)
+    end = ascend(score, starts, n_steps, config, until, reserve=FEW_PLANS * load * run.seconds_per_plan)
     best = merged(run.belief, end.plans, end.scores)
     found = end.scores.isfinite().any(1)
     belief = learnt(Belief(run.belief.mean, run.belief.std, *best), run.belief, found)
@@ -141,7 +145,7 @@ def _judged(
     judge: Score, plan: Tensor, run: Sampled, config: PlannerConfig, until: Deadline, load: int
 ) -> tuple[Tensor, Sampled]:
     """The plan that the judge likes best; `plan` where it likes none, or where time is out."""
-    if until.left() <= load * run.seconds_per_plan:
+    if until.left() <= FEW_PLANS * load * run.seconds_per_plan:
         return plan, run._replace(out_of_time=True)
     finalists = torch.cat([run.belief.best[:, : config.finalists], run.belief.mean.unsqueeze(1)], 1)
     try:
