@@ -72,7 +72,7 @@ TASKS = {
     "pendulum": Task(
         "ode_rl/Pendulum-v0", "Pendulum-v1", 600, -200.0, 20_000, 1000, (("learning_rate", 1e-3),)
     ),
-    "cart-pole": Task("ode_rl/CartPoleSwingUp-v0", "default", 3000, 100.0, 50_000, 2500),
+    "cart-pole": Task("ode_rl/CartPoleSwingUp-v0", "ode_rl/CartPoleSwingUp-v0", 3000, 140.0, 50_000, 2500),
     "reacher": Task("Reacher-v5", "Reacher-v5", 5000, -5.0, 200_000, 10_000),
     "inverted-double-pendulum": Task("InvertedDoublePendulum-v5", "default", 5000, 9100.0, 100_000, 5000),
     "half-cheetah": Task("HalfCheetah-v5", "default", 20_000, 1000.0, 200_000, 10_000),

@@ -175,7 +175,7 @@ def main() -> None:
         args.rows, args.seeds = ["pendulum/mpc"], [0]
         args.out = args.out.with_name("main_job_quick.csv")
         args.out.unlink(missing_ok=True)
-    curves = args.out.parent / ("curves_quick" if args.quick else "curves")
+    curves = args.out.parent / ("curves_quick" if args.quick else "curves") / "main_job"
     for row in args.rows:
         for seed in args.seeds:
             if not is_done(args.out, row=row, seed=str(seed), metric="final return"):

@@ -31,7 +31,7 @@ def read_curves(folder: Path, env_id: str, agent: str) -> tuple[np.ndarray, np.n
 def main() -> None:
     """Draw one panel a task: the mean of the seeds, each seed as a dot."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--curves", type=Path, default=RESULTS / "curves")
+    parser.add_argument("--curves", type=Path, default=RESULTS / "curves" / "main_job")
     parser.add_argument("--out", type=Path, default=RESULTS.parent.parent / "docs" / "main_job.png")
     args = parser.parse_args()
     figure = Figure(figsize=(11, 3.4), layout="constrained")
