@@ -156,6 +156,7 @@ class ActorCritic(nn.Module):
         value = ValueConfig("always", config.value_hidden, config.value_members, config.pessimism)
         self.value = TerminalValue(n_obs, value, generator)
         self.register_buffer("rounds", torch.zeros((), dtype=torch.int64))
+        self._most = -math.inf, math.inf
 
     def improve(
         self,
@@ -220,27 +221,29 @@ class ActorCritic(nn.Module):
         return torch.stack(actions, 2).transpose(0, 1)
 
     def imitate(self, z: Tensor, actions: Tensor, rng: np.random.Generator, updates: int = 500) -> float:
-        """Regress the actor on actions ``[n, k, A]``, k examples for each of the states ``z [n, Z]``.
+        """Regress the actor on scaled actions ``[n, A]`` in the states ``z [n, Z]``.
 
-        Returns the last mean squared error, of scaled actions. A hidden state begins anew at every example.
+        Returns the mean squared error over the last tenth of the updates. A hidden state begins anew at every
+        example.
         """
         if not len(z):
             raise UsageError("states to imitate a planner in", "none", "Let the planner learn first.")
         self.actor.take_scale(Scale.of(z))
         adam = torch.optim.Adam(self.actor.parameters(), self.config.learning_rate)
-        n, error = min(len(z), IMITATED), z.new_zeros(())
+        n, last, total = min(len(z), IMITATED), max(1, updates // 10), 0.0
         interval, memory = z.new_full((n,), self.interval), z.new_zeros(n, self.actor.n_memory)
-        for _ in range(updates):
+        for i in range(updates):
             at = torch.from_numpy(rng.choice(len(z), n, replace=False)).to(z.device)
-            action = self.actor(z[at], interval, memory)[0]
-            error = (action.unsqueeze(1) - actions[at]).square().mean()
+            error = (self.actor(z[at], interval, memory)[0] - actions[at]).square().mean()
             adam.zero_grad(set_to_none=True)
             error.backward()
             adam.step()
-        return float(error.detach())
+            if i >= updates - last:
+                total += float(error.detach())
+        return total / last
 
     def _objective(self, course: Course, weight: float) -> Tensor:
-        j = mean_over_horizons(course, self.value(course.z), weight)[0]
+        j = mean_over_horizons(course, self.value(course.z).clamp(*self._most), weight)[0]
         counts = course.ok & (course.mask[0] > 0)
         return torch.where(counts, j, 0.0).sum() / counts.sum().clamp_min(1) / self.value.out[1]
 
@@ -250,6 +253,9 @@ class ActorCritic(nn.Module):
         scale = Scale.of(draw.observations())
         self.actor.take_scale(scale)
         self.value.take_input_scale(scale)
+        (low, high), rho = draw.reward_rates, self.discount.rho
+        # Nothing earns more for ever than the best that was recorded.
+        self._most = (min(0.0, low) / rho, max(0.0, high) / rho) if rho > 0 else (-math.inf, math.inf)
         if not int(self.value.n_fits):
             # The best guess at the return of an unknown policy: the data go on for ever.
             self.value.out.copy_(torch.tensor([draw.mean_reward_rate() * self._seconds_ahead(), 1.0]))
@@ -259,7 +265,7 @@ class ActorCritic(nn.Module):
     @torch.no_grad()
     def _rescale(self, course: Course) -> None:
         """Let the value be in units of the returns; what it says stays."""
-        targets = mean_over_horizons(course, self.value.mean(course.z))[:, course.ok]
+        targets = mean_over_horizons(course, self.value.mean(course.z).clamp(*self._most))[:, course.ok]
         if targets.numel():
             self.value.rescale(float(targets.mean()), float(targets.std(correction=0)))
 
@@ -275,7 +281,7 @@ class ActorCritic(nn.Module):
         config, value = self.config, self.value
         with torch.no_grad():
             z = course.z.detach()
-            returns = mean_over_horizons(course, target.mean(z))
+            returns = mean_over_horizons(course, target.mean(z).clamp(*self._most))
             counts = course.ok & (course.mask > 0) & returns.isfinite()
             z, returns = z[:-1][counts], (returns[counts] - value.out[0]) / value.out[1]
         loss = z.new_zeros(())
@@ -298,6 +304,9 @@ class _Courses:
         self.policy, self.model, self.buffer, self.rng = policy, model, buffer, rng
         self.device = policy.rounds.device
         self.data = buffer.arrays()
+        # The least and the most that was earned per second in a recorded interval.
+        rates = self.data.reward / self.data.dt
+        self.reward_rates = float(rates.min()), float(rates.max())
         config = policy.config
         self.shape = (model.n_members, -(-config.starts // model.n_members))
         serials = buffer.serials()
@@ -318,7 +327,11 @@ class _Courses:
             memory = segment.obs.new_zeros(*self.shape, policy.actor.n_memory)
             return decoupled(self.model, policy.actor, memory, segment, policy.discount)
         z, memory = self._starts(starts)
-        return imagined(self.model, policy.actor, z, memory, self._intervals(), policy.discount)
+        dt = self._intervals()
+        course = imagined(self.model, policy.actor, z, memory, dt, policy.discount)
+        low, high = self.reward_rates
+        # Where the data say little the model promises too much, and a gradient finds it.
+        return course._replace(reward=torch.minimum(torch.maximum(course.reward, low * dt), high * dt))
 
     def _intervals(self) -> Tensor:
         """Seconds ``[K, E, N]``: recorded ones, times a factor of each start, growing along the horizon."""

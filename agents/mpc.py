@@ -304,12 +304,11 @@ class MPC(Collecting):
         self._say_if_lost(found)
         return found
 
-    def elite_actions(self, observation: FloatArray, searches: int = 3) -> tuple[Tensor, Tensor]:
-        """What the best plans from each observation ``[B, O]`` begin with, for who wants to imitate them.
+    def best_actions(self, observation: FloatArray, searches: int = 3) -> tuple[Tensor, Tensor]:
+        """What the best plan from each observation ``[B, O]`` begins with, for who wants to imitate it.
 
-        Returns scaled actions ``[B, k, A]`` of the plan that would be executed and of the elites, and which
-        rows ``[B]`` have a plan with a finite score. There are several `searches`, each from where the one
-        before ended: nothing else is known of these observations.
+        Returns scaled actions ``[B, A]`` and which rows ``[B]`` have a plan with a finite score. There are
+        several `searches`, each from where the one before ended: nothing else is known of these observations.
         """
         rows = self._check_observation(np.asarray(observation, np.float32))
         state, intervals = self._start(rows, None, None), self.grid.intervals(self.interval)
@@ -318,8 +317,7 @@ class MPC(Collecting):
             for call in range(searches):
                 found = self._found(z, warm, self._noise(call), self.interval, Deadline(), None)
                 warm = found.warm
-            plans = torch.cat([found.plan.unsqueeze(1), warm.elites], 1)
-            return self.grid.spread_out(intervals, plans)(plans)[..., 0, :], found.ok
+            return self.grid.spread_out(intervals, found.plan)(found.plan)[:, 0], found.ok
 
     def _objective(self, deadline: Deadline) -> Objective:
         config = self.settings

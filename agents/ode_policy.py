@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from ode_rl.agents.actor_critic import ActorCritic, PolicyConfig
 from ode_rl.agents.collecting import Collecting, undone_if_raised
 from ode_rl.agents.declared import box_arrays, load_exactly
+from ode_rl.agents.distillation import Distillation, distil
 from ode_rl.agents.learner import next_seconds
 from ode_rl.agents.model_gradient import Discount
 from ode_rl.agents.noise import coloured_noise
@@ -179,12 +181,19 @@ class ODEPolicy(Collecting):
         }
 
     @classmethod
-    def distilled(cls, planner: MPC, states: int = 512, rounds: int = 5, **settings: Any) -> ODEPolicy:
-        """A policy that imitates a planner, improved by the gradient of the planner's own world model.
+    def distilled(
+        cls,
+        planner: MPC,
+        improve: int = 0,
+        distillation: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> ODEPolicy:
+        """A policy that imitates a planner, where recorded and where it comes itself in the world model.
 
-        It is regressed on what the planner's best plans begin with in `states` recorded states, then learns
-        for `rounds` in the model. `settings` are those of the agent; model, discount and task are the
-        planner's. It can go on learning in the task as any other.
+        ``distillation={"rounds": 12, "states": 300}`` says how much the planner is asked (`Distillation`).
+        Afterwards it learns for `improve` rounds from the gradient of the planner's own model. `settings` are
+        those of the agent; model, discount and task are the planner's. It can go on learning in the task as
+        any other.
 
         Raises:
             UsageError: if the planner has no environment or has not learned anything yet.
@@ -193,6 +202,7 @@ class ODEPolicy(Collecting):
             raise UsageError("a planner with an environment", "one without", "Call planner.set_env(env).")
         if not planner.fits:
             raise UsageError("a planner that has learned", "a new one", "Write planner.learn(1000) first.")
+        how = build(Distillation, dict(distillation or {}))
         own = {"gamma": planner.settings.gamma, "model": plain(planner.settings.model)}
         device = str(planner.device)
         agent = cls(
@@ -201,11 +211,9 @@ class ODEPolicy(Collecting):
         agent.model.load_state_dict(planner.model.state_dict())
         agent.buffer.restore(planner.buffer.state())
         agent.num_timesteps = agent._round_at = planner.num_timesteps
-        obs = agent.buffer.arrays().obs
-        obs = obs[agent.rng.choice(len(obs), min(states, len(obs)), replace=False)]
-        actions, ok = planner.elite_actions(obs)
-        agent.policy.imitate(torch.from_numpy(obs).to(agent.device)[ok], actions[ok], agent.rng)
-        for _ in range(rounds):
+        errors = distil(planner, agent.policy, how, agent.rng)
+        log.info("distilled: mean squared error %s", " ".join(f"{e:.3g}" for e in errors))
+        for _ in range(improve):
             agent.policy.improve(agent.model, agent.buffer, agent.rng)
         agent.rounds = 1
         return agent

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ode_rl.world_model import Rollout
 
-
 # Rows of each member that a processor rolls out at a time. Beyond it the activations leave the cache, and
 # time grows faster than the number of plans (benchmarks/planner.py, row growth).
 ROWS_AT_A_TIME = 256

@@ -415,18 +415,53 @@ def test_a_planner_with_a_policy_is_saved_with_it(tmp_path: Path) -> None:
 
 def test_a_policy_is_distilled_from_what_the_best_plans_begin_with() -> None:
     planner = MPC(CART, seed=0, **{**PLANNER, "warmup_steps": 120}).learn(120)
-    agent = ODEPolicy.distilled(planner, rounds=0, policy={"hidden": [32], "learning_rate": 5e-3})
+    few = {"rounds": 3, "states": 60, "intervals": 10}
+    agent = ODEPolicy.distilled(planner, distillation=few, policy={"hidden": [32], "learning_rate": 5e-3})
     obs = planner.buffer.arrays().obs
-    actions, ok = planner.elite_actions(obs)
-    assert actions.shape == (120, 1 + planner.settings.planner.n_kept, 1)
+    actions, ok = planner.best_actions(obs)
+    assert actions.shape == (120, 1)
     assert bool(ok.all())
-    wanted, got = actions.mean(1).numpy(), agent._from_env(agent.predict(obs)[0])
+    wanted, got = actions.numpy(), agent._from_env(agent.predict(obs)[0])
     assert float(np.std(wanted)) > 0.1
     assert float(np.corrcoef(wanted[:, 0], got[:, 0])[0, 1]) > 0.7
     assert agent.num_timesteps == len(agent.buffer) == 120
-    improved = ODEPolicy.distilled(planner, rounds=2, policy={**TINY["policy"], "hidden": [32]})
+    improved = ODEPolicy.distilled(
+        planner, improve=2, distillation=few, policy={**TINY["policy"], "hidden": [32]}
+    )
     assert int(improved.policy.rounds) == 2
     assert improved.learn(10, reset_num_timesteps=False).num_timesteps == 130
+
+
+def test_the_planner_is_asked_where_the_policy_comes_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    planner = MPC(CART, seed=0, **{**PLANNER, "warmup_steps": 120}).learn(120)
+    asked: list[npt.NDArray[Any]] = []
+    ask = planner.best_actions
+
+    def listening(observation: Any, searches: int = 3) -> Any:
+        asked.append(observation)
+        return ask(observation, searches)
+
+    monkeypatch.setattr(planner, "best_actions", listening)
+    ODEPolicy.distilled(planner, distillation={"rounds": 2, "states": 50, "updates": 20, "intervals": 8})
+    recorded = planner.buffer.arrays().obs
+
+    def nearest(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.abs(rows[:, None] - recorded).max(-1).min(1)
+
+    assert [len(rows) for rows in asked] == [50, 50]
+    assert (nearest(asked[0]) == 0).all()
+    assert (nearest(asked[1]) > 0).all()
+    assert (asked[1] >= recorded.min(0)).all()
+    assert (asked[1] <= recorded.max(0)).all()
+
+
+def test_a_value_never_promises_more_than_the_best_recorded_rate_for_ever() -> None:
+    agent = ODEPolicy(CART, seed=0, **TINY).learn(60)
+    rates = agent.buffer.arrays().reward / agent.buffer.arrays().dt
+    low, high = agent.policy._most
+    rho = agent.policy.discount.rho
+    assert high == pytest.approx(max(0.0, rates.max()) / rho)
+    assert low == pytest.approx(min(0.0, rates.min()) / rho)
 
 
 def test_nothing_is_distilled_from_a_planner_that_has_not_learned() -> None:

@@ -1,0 +1,85 @@
+"""A policy that learns from a planner what to do where the policy itself would come.
+
+The planner is asked about recorded states first; then, round by round, about states that the policy came to
+in the world model, and the policy is regressed on all answers so far. This is dataset aggregation (Ross,
+Gordon, Bagnell 2011, arXiv 1011.0686) in imagination: it costs no step of the real task. Regressed on
+recorded states alone, a policy is soon where nobody told it what to do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ode_rl.agents.model_gradient import imagined
+from ode_rl.errors import UsageError
+from ode_rl.types import FloatArray
+
+if TYPE_CHECKING:
+    from ode_rl.agents.actor_critic import ActorCritic
+    from ode_rl.agents.mpc import MPC
+
+# Roll-outs of the policy per member and round: half from where episodes began, half from recorded states.
+COURSES = 40
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """How a planner teaches a policy."""
+
+    rounds: int = 12
+    """Rounds of questions; the first are about recorded states."""
+    states: int = 300
+    """States per round about which the planner is asked."""
+    updates: int = 500
+    """Gradient steps of the policy after each round."""
+    intervals: int = 60
+    """Control intervals for which the policy is followed in the world model."""
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "states", "updates", "intervals"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} >= 1", getattr(self, name), f"Write distillation={{'{name}': 10}}.")
+
+
+def distil(planner: MPC, policy: ActorCritic, how: Distillation, rng: np.random.Generator) -> list[float]:
+    """Teach `policy`; returns the mean squared error of its scaled actions after each round."""
+    recorded = planner.buffer.arrays().obs
+    # The newest half: what the planner came to when it knew more.
+    recent = recorded[len(recorded) // 2 :]
+    asked, told, errors = [], [], []
+    obs = recent[rng.choice(len(recent), how.states)]
+    for k in range(how.rounds):
+        actions, ok = planner.best_actions(obs)
+        asked.append(torch.from_numpy(obs).to(ok.device)[ok])
+        told.append(actions[ok])
+        errors.append(policy.imitate(torch.cat(asked), torch.cat(told), rng, how.updates))
+        if k + 1 < how.rounds:
+            visited = _visited(planner, policy, how, rng)
+            obs = visited[rng.choice(len(visited), how.states)] if len(visited) else obs
+    return errors
+
+
+@torch.no_grad()
+def _visited(planner: MPC, policy: ActorCritic, how: Distillation, rng: np.random.Generator) -> FloatArray:
+    """States to which the policy comes in the world model, within the box of what was recorded."""
+    buffer, model = planner.buffer, planner.model
+    recorded, serials = buffer.arrays().obs, buffer.serials()
+    begins = np.setdiff1d(serials, buffer.following(serials)) - serials[0]
+    first = recorded[rng.choice(begins, COURSES // 2)]
+    starts = torch.from_numpy(np.concatenate([first, recorded[rng.choice(len(recorded), COURSES // 2)]]))
+    z = starts.to(planner.device).expand(model.n_members, -1, -1)
+    dt = z.new_full((how.intervals, *z.shape[:2]), planner.interval)
+    memory = z.new_zeros(*z.shape[:2], policy.actor.n_memory)
+    course = imagined(model, policy.actor, z, memory, dt, policy.discount)
+    # `onward` fades by the discount alone as long as nothing ends.
+    alive = (course.onward / torch.exp(-policy.discount.rho * dt)).cumprod(0) > 0.5
+    low, high = (torch.from_numpy(edge).to(z) for edge in (recorded.min(0), recorded.max(0)))
+    after = course.z[1:]
+    inside = ((after >= low) & (after <= high)).all(-1) & alive
+    found: Tensor = after[inside]
+    return found.cpu().numpy()

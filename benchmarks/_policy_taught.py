@@ -1,0 +1,116 @@
+"""Swing-ups by a policy that a planner teaches: the planner collects, the policy alone is tested."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from _policy_swing_up import (
+    FIRST_SEED,
+    FRESH_SEED,
+    NATIVE,
+    SECONDS,
+    TASKS,
+    TESTS,
+    Task,
+    allowed,
+    made,
+    settled,
+)
+from _rows import Table
+from stable_baselines3.common.callbacks import BaseCallback
+
+from ode_rl.agents import MPC, ODEPolicy
+
+# The planner's preset for a task that has none of its own.
+PRESETS = {"ode_rl/Pendulum-v0": "Pendulum-v1"}
+# Shares of the experience allowed at which a policy is distilled and tested.
+SHARES = (0.5, 0.75, 1.0)
+
+
+class Teaching(BaseCallback):
+    """Distil a policy from the planner now and then, test it, and end the training when one has solved."""
+
+    def __init__(self, task: Task, sampling: str, t_s: float, most: float) -> None:
+        super().__init__()
+        self.task, self.sampling, self.t_s = task, sampling, t_s
+        self.marks = [share * most for share in SHARES]
+        self.experience = self.outside = self.distilling = 0.0
+        self.solved_at: float | None = None
+        self.policy: Any = None
+        self.slowest = SECONDS
+
+    def _on_training_start(self) -> None:
+        self.began = time.perf_counter()
+
+    def _on_step(self) -> bool:
+        self.experience += float(self.locals["infos"][0]["dt"])
+        if self.marks and self.experience >= self.marks[0] - 1e-6:
+            self.marks.pop(0)
+            self.teach()
+        return self.solved_at is None and bool(self.marks)
+
+    def teach(self) -> None:
+        """Distil from what the planner knows now, and test."""
+        start = time.perf_counter()
+        self.policy = ODEPolicy.distilled(self.model)  # type: ignore[arg-type]
+        self.distilling += time.perf_counter() - start
+        start = time.perf_counter()
+        found = settled(self.policy, self.task, self.sampling, FIRST_SEED)
+        self.outside += time.perf_counter() - start
+        self.slowest, n_up = float(found.max()), int((found <= self.t_s).sum())
+        print(
+            f"  {self.task.env_id} {self.sampling}: {n_up} of {TESTS} after {self.experience:.0f} s, slowest "
+            f"{self.slowest:.1f} s ({self.wall():.0f} s)",
+            flush=True,
+        )
+        if n_up == TESTS:
+            self.solved_at = self.experience
+
+    def wall(self) -> float:
+        """Seconds of acting, learning and distilling so far."""
+        return time.perf_counter() - self.began - self.outside
+
+
+def taught(table: Table, seed: int) -> None:
+    """At the native control interval."""
+    _taught(table, seed, "fixed", 1.0)
+
+
+def taught_uniform(table: Table, seed: int) -> None:
+    """Control intervals drawn uniformly, tests too."""
+    _taught(table, seed, "uniform", 1.5)
+
+
+def taught_exponential(table: Table, seed: int) -> None:
+    """Control intervals drawn from an exponential distribution, tests too."""
+    _taught(table, seed, "exponential", 1.5)
+
+
+def _taught(table: Table, seed: int, sampling: str, share: float) -> None:
+    for task in TASKS:
+        if not table.wants(task.env_id, "ode", seed):
+            continue
+        most = share * task.seconds
+        watch = Teaching(task, sampling, allowed(table, task), most)
+        preset = PRESETS.get(task.env_id, "auto")
+        planner = MPC(made(task, sampling), preset, seed=seed, device="cpu")
+        # Drawn intervals are as long as the native one on the mean; the callback ends it in time.
+        planner.learn(round(1.5 * most / NATIVE), callback=watch)
+        wall = watch.wall()
+        fresh = settled(watch.policy, task, sampling, FRESH_SEED)
+        solved = watch.solved_at is not None
+        at = watch.solved_at if watch.solved_at is not None else float("inf")
+
+        def number(metric: str, value: float, unit: str, asked: str = "", ok: bool | None = None) -> Any:
+            return table.number(task.env_id, "ode", seed, metric, value, unit, "1", asked, ok)  # noqa: B023
+
+        numbers = [
+            number("experience until solved", at, "s", f"<= {most:g}", at <= most + 0.25),
+            number("wall clock until solved", wall, "s", "<= 600", solved and wall <= 600),
+            number("distilling, of this", watch.distilling, "s"),
+            number("t_s", watch.t_s, "s"),
+            number("slowest of 10 tests", watch.slowest, "s"),
+            number("fresh starts that are solved", float((fresh <= watch.t_s).mean()), ""),
+        ]
+        table.write(task.env_id, "ode", seed, numbers)
