@@ -38,18 +38,12 @@ def test_importing_everything_warns_of_nothing() -> None:
 
 
 def test_a_run_from_the_command_line_says_nothing_of_warnings(tmp_path: Path) -> None:
-    words = [
-        "train",
-        "Pendulum-v1",
-        "--steps",
-        "210",
-        "--eval-episodes",
-        "1",
-        "--run-dir",
-        str(tmp_path / "a"),
-    ]
+    words = "train Pendulum-v1 --agent sac --steps 120 --eval-episodes 1 --run-dir".split()
     done = subprocess.run(
-        [sys.executable, "-W", "always", "-m", "ode_rl", *words], capture_output=True, text=True, timeout=300
+        [sys.executable, "-W", "always", "-m", "ode_rl", *words, str(tmp_path / "a")],
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert "warn" not in (done.stdout + done.stderr).lower()
