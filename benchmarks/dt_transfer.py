@@ -10,7 +10,8 @@ fitted to these data from scratch in the same way, and acts with the same planne
 dt and stands there twice: told the real interval, which it takes for a native one, and `residual-mlp-best`,
 which plans on its own training grid while it acts at the real interval. SAC is that of Stable-Baselines3,
 trained for as many steps as it needs, with and without the interval in its observation. The ODE policy
-learns by itself.
+learns by itself on Pendulum, and from the planner that collected the data on the other tasks. The reward of
+the cart-pole is known to all agents with a world model.
 
 Shares are ``(G - G_random) / (G_native - G_random)``, all three from the same start seeds, G_random at the
 same interval. Results that are there already are skipped; trained agents are kept in runs/dt_transfer.
@@ -27,6 +28,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _policy_swing_up import KNOWN
+from _policy_taught import IMPROVE, POLICY
 from _table import RESULTS, Result, append, is_done, read, setting
 from stable_baselines3 import SAC
 
@@ -37,6 +40,7 @@ from ode_rl.envs import TaskTiming, TimeAware
 from ode_rl.envs.task import make_task
 from ode_rl.envs.task_timing import Disturb
 from ode_rl.evaluate import Evaluation, evaluate_agent
+from ode_rl.known import NOTHING_KNOWN, Known
 from ode_rl.robustness import RandomActions, share_kept
 from ode_rl.types import Agent
 
@@ -66,14 +70,27 @@ class Task:
     sac_steps: int
     sac_check: int
     sac: tuple[tuple[str, Any], ...] = ()
+    known: Known = NOTHING_KNOWN
+    """What the agents with a world model are told."""
+    taught: bool = False
+    """Whether the ODE policy learns from the planner that collected the data."""
 
 
 TASKS = {
     "pendulum": Task(
         "ode_rl/Pendulum-v0", "Pendulum-v1", 600, -200.0, 20_000, 1000, (("learning_rate", 1e-3),)
     ),
-    "cart-pole": Task("ode_rl/CartPoleSwingUp-v0", "ode_rl/CartPoleSwingUp-v0", 3000, 140.0, 50_000, 2500),
-    "reacher": Task("Reacher-v5", "Reacher-v5", 5000, -5.0, 200_000, 10_000),
+    "cart-pole": Task(
+        "ode_rl/CartPoleSwingUp-v0",
+        "ode_rl/CartPoleSwingUp-v0",
+        3000,
+        140.0,
+        50_000,
+        2500,
+        taught=True,
+        known=KNOWN["ode_rl/CartPoleSwingUp-v0"],
+    ),
+    "reacher": Task("Reacher-v5", "Reacher-v5", 3000, -5.0, 100_000, 10_000, taught=True),
     "inverted-double-pendulum": Task("InvertedDoublePendulum-v5", "default", 5000, 9100.0, 100_000, 5000),
     "half-cheetah": Task("HalfCheetah-v5", "default", 20_000, 1000.0, 200_000, 10_000),
 }
@@ -119,8 +136,8 @@ class Trained:
         """Who collected the data."""
         path = self.folder / "collector.zip"
         if path.is_file():
-            return MPC.load(path, device="cpu")
-        agent = MPC(self.task.env_id, self.task.preset, seed=self.seed, device="cpu")
+            return MPC.load(path, device="cpu", known=self.task.known)
+        agent = MPC(self.task.env_id, self.task.preset, seed=self.seed, device="cpu", known=self.task.known)
         agent.learn(self.effort.steps(self.task.steps))
         agent.save(path)
         return agent
@@ -129,9 +146,16 @@ class Trained:
         """An MPC whose model was fitted to the common data, and how many steps these are."""
         path = self.folder / f"{structure}.zip"
         if path.is_file():
-            return MPC.load(path, device="cpu"), len(self.collector.buffer)
-        model = {"structure": structure}
-        agent = MPC(self.task.env_id, self.task.preset, seed=self.seed, device="cpu", model=model)
+            agent = MPC.load(path, device="cpu", known=self.task.known)
+            return agent, len(self.collector.buffer)
+        agent = MPC(
+            self.task.env_id,
+            self.task.preset,
+            seed=self.seed,
+            device="cpu",
+            known=self.task.known,
+            model={"structure": structure},
+        )
         agent.buffer = self.collector.buffer
         for _ in range(FITS):
             agent._round()
@@ -144,8 +168,11 @@ class Trained:
 
         path, steps = self.folder / "ode-policy.zip", self.effort.steps(self.task.steps)
         if path.is_file():
-            return ODEPolicy.load(path, device="cpu"), steps
-        agent = ODEPolicy(self.task.env_id, seed=self.seed, device="cpu").learn(steps)
+            return ODEPolicy.load(path, device="cpu", known=self.task.known), steps
+        if self.task.taught:
+            agent = ODEPolicy.distilled(self.collector, improve=IMPROVE, policy=POLICY)
+        else:
+            agent = ODEPolicy(self.task.env_id, seed=self.seed, device="cpu").learn(steps)
         agent.save(path)
         return agent, steps
 

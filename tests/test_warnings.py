@@ -38,7 +38,7 @@ def test_importing_everything_warns_of_nothing() -> None:
 
 
 def test_a_run_from_the_command_line_says_nothing_of_warnings(tmp_path: Path) -> None:
-    words = "train Pendulum-v1 --agent sac --steps 120 --eval-episodes 1 --run-dir".split()
+    words = ["train", "Pendulum-v1", "--agent", "sac", "--steps", "120", "--eval-episodes", "1", "--run-dir"]
     done = subprocess.run(
         [sys.executable, "-W", "always", "-m", "ode_rl", *words, str(tmp_path / "a")],
         capture_output=True,
