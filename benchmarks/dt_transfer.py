@@ -101,7 +101,7 @@ DEFAULT_TASKS = ("pendulum", "cart-pole", "reacher")
 class Effort:
     """How much is measured; `scale` shortens trainings, to see whether everything works."""
 
-    episodes: int = 30
+    episodes: int = 10
     scale: float = 1.0
 
     def steps(self, asked: int) -> int:
@@ -301,7 +301,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one seed of ode on Pendulum, 10 episodes")
     parser.add_argument("--out", type=Path, default=RESULTS / "dt_transfer.csv")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--episodes", type=int, default=30)
+    parser.add_argument("--episodes", type=int, default=10)
     parser.add_argument("--scale", type=float, default=1.0, help="shortens trainings, to try the script")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -317,7 +317,8 @@ def main() -> None:
                 if not is_done(args.out, row=name, task=TASKS[key].env_id, seed=str(seed)):
                     command = f"python benchmarks/dt_transfer.py --agents {name} --tasks {key} --seeds {seed}"
                     print(f"{key}, {name}, seed {seed}", flush=True)
-                    measure(name, key, trained, args.out, f"{command} --threads {args.threads}")
+                    command += f" --episodes {args.episodes} --threads {args.threads}"
+                    measure(name, key, trained, args.out, command)
     print(summary(args.out))
 
 
