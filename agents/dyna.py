@@ -25,12 +25,9 @@ from ode_rl.buffer import ReplayBuffer
 from ode_rl.checkpoint import Checkpoint
 from ode_rl.errors import Stopped, UsageError
 from ode_rl.fit import fit
-from ode_rl.known import NOTHING_KNOWN, Known, scaled
-from ode_rl.names import PLAIN_MODELS
+from ode_rl.known import NOTHING_KNOWN, Known
 from ode_rl.settings import build, plain
-from ode_rl.state import state_spec
 from ode_rl.types import FloatArray
-from ode_rl.world_model import WorldModel
 
 # Transitions below which nothing is fitted, however early the agent starts to learn.
 FEWEST = 16
@@ -99,13 +96,7 @@ class Dyna(ModelFree):
     def _build(self, settings: dict[str, Any]) -> None:
         self.options = build(DynaConfig, {name: settings[name] for name in OWN})
         super()._build(settings)
-        n_obs, n_action = self.observation_space.shape[0], self.action_space.shape[0]
-        config = self.options.model
-        spec = None if config.structure in PLAIN_MODELS else state_spec(self.env_id, n_obs)
-        low, high = torch.tensor(self.action_space.low), torch.tensor(self.action_space.high)
-        weights = torch.Generator().manual_seed(self.seed)
-        known = scaled(self.known, low, high)
-        self.model = WorldModel(n_obs, n_action, self.dt, config, weights, spec, known).to(self.device)
+        self.model = self._world_model(self.options.model, torch.Generator().manual_seed(self.seed))
         self._project = Projection(self.env_id, self.observation_space, self.model.log_noise)
         self._gauge: Gauge | None = None
         self._since = time.perf_counter(), 0

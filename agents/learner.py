@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+import torch
 from stable_baselines3.common.callbacks import (
     BaseCallback,
     CallbackList,
@@ -28,10 +29,13 @@ from ode_rl.agents.open_episodes import OpenEpisodes, open_episodes, took_up
 from ode_rl.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from ode_rl.device import resolve_device
 from ode_rl.errors import UsageError
-from ode_rl.known import NOTHING_KNOWN, Known
+from ode_rl.known import NOTHING_KNOWN, Known, scaled
+from ode_rl.names import PLAIN_MODELS
 from ode_rl.spaces import check_spaces
+from ode_rl.state import state_spec
 from ode_rl.timing import native_dt, positive_seconds
 from ode_rl.types import FloatArray, Transition
+from ode_rl.world_model import WorldModel, WorldModelConfig
 
 L = TypeVar("L", bound="Learner")
 # What values that no agent has written lead to while one is made of them.
@@ -85,6 +89,14 @@ class Learner(ABC):
         self.run_record: Mapping[str, Any] | None = None
         self._left: OpenEpisodes | None = None
         self._keepers: list[Keeper] = []
+
+    def _world_model(self, config: WorldModelConfig, weights: torch.Generator) -> WorldModel:
+        """A new world model of the task, told what is known of it; `weights` draws its parameters."""
+        n_obs, n_action = self.observation_space.shape[0], self.action_space.shape[0]
+        spec = None if config.structure in PLAIN_MODELS else state_spec(self.env_id, n_obs)
+        low, high = torch.tensor(self.action_space.low), torch.tensor(self.action_space.high)
+        known = scaled(self.known, low, high)
+        return WorldModel(n_obs, n_action, self.dt, config, weights, spec, known).to(self.device)
 
     # -- what a subclass brings ---------------------------------------------------------------------
 

@@ -31,13 +31,10 @@ from ode_rl.checkpoint import Checkpoint
 from ode_rl.errors import Stopped, UsageError
 from ode_rl.fit import fit
 from ode_rl.inference import FastModel, resolve_precision
-from ode_rl.known import NOTHING_KNOWN, Known, scaled
-from ode_rl.names import PLAIN_MODELS
+from ode_rl.known import NOTHING_KNOWN, Known
 from ode_rl.returns import discount_rate
 from ode_rl.settings import build, merged, plain
-from ode_rl.state import state_spec
 from ode_rl.types import FloatArray
-from ode_rl.world_model import WorldModel
 
 # Seconds after which the coloured noise of the warm-up is drawn anew.
 RANDOM_STRETCH = 2.0
@@ -154,11 +151,7 @@ class MPC(Collecting):
         self.fits, self._round_at, self.fallbacks = 0, 0, 0
         n_obs, n_action = self.observation_space.shape[0], self.action_space.shape[0]
         weights = torch.Generator().manual_seed(self.seed)
-        spec = None if settings.model.structure in PLAIN_MODELS else state_spec(self.env_id, n_obs)
-        low, high = torch.tensor(self.action_space.low), torch.tensor(self.action_space.high)
-        known = scaled(self.known, low, high)
-        model = WorldModel(n_obs, n_action, self.dt, settings.model, weights, spec, known)
-        self.model = model.to(self.device)
+        self.model = self._world_model(settings.model, weights)
         self.value = TerminalValue(n_obs, settings.value, weights).to(self.device)
         self.policy: ActorCritic | None = None
         if settings.proposals == "policy":

@@ -26,13 +26,12 @@ from ode_rl.buffer import ReplayBuffer
 from ode_rl.checkpoint import Checkpoint
 from ode_rl.errors import Stopped, UsageError
 from ode_rl.fit import FitConfig, fit
-from ode_rl.known import NOTHING_KNOWN, Known, scaled
-from ode_rl.names import PLAIN_MODELS
+from ode_rl.known import NOTHING_KNOWN, Known
 from ode_rl.returns import discount_rate
 from ode_rl.settings import build, merged, plain
-from ode_rl.state import STATE_SPECS, state_spec
+from ode_rl.state import STATE_SPECS
 from ode_rl.types import FloatArray
-from ode_rl.world_model import WorldModel, WorldModelConfig
+from ode_rl.world_model import WorldModelConfig
 
 if TYPE_CHECKING:
     from ode_rl.agents.mpc import MPC
@@ -152,11 +151,7 @@ class ODEPolicy(Collecting):
         self.settings = settings
         n_obs, n_action = self.observation_space.shape[0], self.action_space.shape[0]
         weights = torch.Generator().manual_seed(self.seed)
-        spec = None if settings.model.structure in PLAIN_MODELS else state_spec(self.env_id, n_obs)
-        low, high = torch.tensor(self.action_space.low), torch.tensor(self.action_space.high)
-        known = scaled(self.known, low, high)
-        model = WorldModel(n_obs, n_action, self.dt, settings.model, weights, spec, known)
-        self.model = model.to(self.device)
+        self.model = self._world_model(settings.model, weights)
         discount = Discount(discount_rate(settings.gamma, self.dt), self.dt)
         policy = ActorCritic(n_obs, n_action, self.interval, discount, settings.policy, weights)
         self.policy = policy.to(self.device)
