@@ -13,6 +13,7 @@ from ode_rl import cli_options as opt
 from ode_rl.agents.registry import AGENTS
 from ode_rl.cli_actions import (
     compare_action,
+    distill_action,
     evaluate_action,
     list_action,
     report_action,
@@ -206,6 +207,37 @@ def report_command(**given: Any) -> Action:
     """Measure the world model of the run in RUN_DIR on fresh episodes, into RUN_DIR/report; write all that is
     known of the run into one page, RUN_DIR/report.html."""
     return lambda: report_action(**given)
+
+
+@commands.command("distill", short_help="Teach a policy what the planner of a run does.")
+@click.argument("run_dir")
+@opt.number(
+    "--rounds",
+    int,
+    1,
+    "a whole number > 0",
+    "12",
+    default="12",
+    help="Rounds in which the planner is asked where the policy comes in the world model.",
+)
+@opt.number(
+    "--improve",
+    int,
+    0,
+    "a whole number >= 0",
+    "4",
+    default="0",
+    help="Rounds of learning by the gradient of the world model afterwards.",
+)
+@click.option(
+    "--out", metavar="FILE", help="Where the policy is saved, ending with .zip. [default: RUN_DIR/policy.zip]"
+)
+@opt.episodes("--episodes")
+@opt.known
+@opt.device
+def distill_command(**given: Any) -> Action:
+    """Teach a policy, which acts without planning, what the planner in RUN_DIR does; save and evaluate it."""
+    return lambda: distill_action(**given)
 
 
 @commands.command("compare", short_help="Compare runs: curves, profiles, who is better, how soon.")

@@ -170,6 +170,32 @@ def report_action(
     return 0
 
 
+def distill_action(
+    run_dir: str, rounds: int, improve: int, out: str | None, episodes: int, known: str | None, device: str
+) -> int:
+    from ode_rl.agents import MPC, ODEPolicy
+    from ode_rl.envs.task import make_task
+    from ode_rl.evaluate import evaluate_agent, load_agent
+    from ode_rl.run import RunFolder
+    from ode_rl.user_code import load_known
+
+    path = Path(out or RunFolder.open(run_dir).path / "policy.zip")
+    if path.suffix != ".zip":
+        raise UsageError("a file ending with .zip for --out", path, "Write --out policy.zip.")
+    _check_writable(path, "--out policy.zip")
+    loaded = load_agent(run_dir, device, load_known(known))
+    if not isinstance(loaded.agent, MPC) or loaded.env_id is None:
+        remedy = "Give the folder of a training with --agent mpc."
+        raise UsageError("a run of mpc, which has a planner", f"one of {loaded.name}", remedy)
+    loaded.agent.set_env(make_task(loaded.env_id, loaded.timing))
+    print(f"asking the planner of {run_dir} in {rounds} rounds", flush=True)
+    policy = ODEPolicy.distilled(loaded.agent, improve, {"rounds": rounds})
+    policy.save(path)
+    _summary(evaluate_agent(policy, loaded.env_id, episodes, timing=loaded.timing, agent_name=policy.name))
+    print(f"policy          {path}")
+    return 0
+
+
 def compare_action(run_dirs: tuple[str, ...], threshold: Any, out: str) -> int:
     from ode_rl.compare import compare
     from ode_rl.run_results import find_runs, read_runs
@@ -267,10 +293,11 @@ def list_action() -> int:
     return 0
 
 
-def _check_writable(path: Path) -> None:
-    """Find out before a long evaluation that its result could not be written."""
+def _check_writable(path: Path, example: str = "--json result.json") -> None:
+    """Find out before a long computation that its result could not be written."""
     if path.is_dir() or not path.absolute().parent.is_dir() or not os.access(path.absolute().parent, os.W_OK):
-        raise UsageError("a file that can be written for --json", path, "Write --json result.json.")
+        flag = example.split()[0]
+        raise UsageError(f"a file that can be written for {flag}", path, f"Write {example}.")
 
 
 def _check_folder(path: Path, example: str = "--out comparison") -> None:

@@ -464,6 +464,39 @@ def test_a_value_never_promises_more_than_the_best_recorded_rate_for_ever() -> N
     assert low == pytest.approx(min(0.0, rates.min()) / rho)
 
 
+def test_a_run_is_distilled_from_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use_tiny_settings(monkeypatch)
+    run = str(train(tiny(run_dir=str(tmp_path / "run"))).run.path)
+    assert main(["distill", run, "--rounds", "1", "--improve", "1", "--episodes", "2"]) == 0
+    said = capsys.readouterr().out
+    assert f"policy          {tmp_path / 'run' / 'policy.zip'}" in said
+    assert main(["evaluate", str(tmp_path / "run" / "policy.zip"), "--episodes", "2"]) == 0
+    again = capsys.readouterr().out
+    line = next(each for each in said.splitlines() if each.startswith("return"))
+    assert line in again.splitlines()
+
+
+@pytest.mark.parametrize("out", ["policy.pt", "nowhere/policy.zip"])
+def test_a_policy_that_could_not_be_saved_is_not_distilled(
+    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use_tiny_settings(monkeypatch)
+    run = str(train(tiny(run_dir=str(tmp_path / "run"))).run.path)
+    assert main(["distill", run, "--out", str(tmp_path / out)]) == 2
+    assert "--out policy.zip" in capsys.readouterr().err
+
+
+def test_only_a_planner_is_distilled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use_tiny_settings(monkeypatch, {})
+    run = str(train(tiny(agent="sac", run_dir=str(tmp_path / "run"))).run.path)
+    assert main(["distill", run]) == 2
+    assert "a run of mpc, which has a planner" in capsys.readouterr().err
+
+
 def test_nothing_is_distilled_from_a_planner_that_has_not_learned() -> None:
     with pytest.raises(UsageError, match="a planner that has learned"):
         ODEPolicy.distilled(MPC(CART, seed=0, **PLANNER))
