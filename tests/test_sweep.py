@@ -261,6 +261,8 @@ def test_a_trial_that_fails_is_said_and_the_others_are_kept(
 ) -> None:
     pytest.importorskip("ray", reason="ray is not installed")
     monkeypatch.chdir(tmp_path)
+    # Workers begin with the path of the environment, not with that of the tests.
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent), prepend=os.pathsep)
     (tmp_path / "flaky.py").write_text(
         "import gymnasium, tests.own_tasks\n"
         "class Flaky(tests.own_tasks.SpringCart):\n"
