@@ -8,6 +8,8 @@ recorded states alone, a policy is soon where nobody told it what to do.
 
 from __future__ import annotations
 
+import copy
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,7 +39,7 @@ class Distillation:
     """States per round about which the planner is asked."""
     updates: int = 500
     """Gradient steps of the policy after each round."""
-    intervals: int = 60
+    intervals: int = 100
     """Control intervals for which the policy is followed in the world model."""
 
     def __post_init__(self) -> None:
@@ -46,27 +48,44 @@ class Distillation:
                 raise UsageError(f"{name} >= 1", getattr(self, name), f"Write distillation={{'{name}': 10}}.")
 
 
-def distil(planner: MPC, policy: ActorCritic, how: Distillation, rng: np.random.Generator) -> list[float]:
-    """Teach `policy`; returns the mean squared error of its scaled actions after each round."""
+def distil(
+    planner: MPC, policy: ActorCritic, how: Distillation, rng: np.random.Generator, improve: int = 0
+) -> list[float]:
+    """Teach `policy`, and let it improve by the gradient of the planner's model for so many rounds.
+
+    What remains is the policy that earned most in the world model of all rounds. Returns what each round's
+    policy earned there: the discounted return over the intervals for which it is followed.
+    """
     recorded = planner.buffer.arrays().obs
     # The newest half: what the planner came to when it knew more.
     recent = recorded[len(recorded) // 2 :]
-    asked, told, errors = [], [], []
-    obs = recent[rng.choice(len(recent), how.states)]
-    for k in range(how.rounds):
-        actions, ok = planner.best_actions(obs)
-        asked.append(torch.from_numpy(obs).to(ok.device)[ok])
-        told.append(actions[ok])
-        errors.append(policy.imitate(torch.cat(asked), torch.cat(told), rng, how.updates))
-        if k + 1 < how.rounds:
-            visited = _visited(planner, policy, how, rng)
-            obs = visited[rng.choice(len(visited), how.states)] if len(visited) else obs
-    return errors
+    asked: list[Tensor] = []
+    told: list[Tensor] = []
+    earned: list[float] = []
+    obs, best = recent[rng.choice(len(recent), how.states)], policy.state_dict()
+    for k in range(how.rounds + improve):
+        if k < how.rounds:
+            actions, ok = planner.best_actions(obs)
+            asked.append(torch.from_numpy(obs).to(ok.device)[ok])
+            told.append(actions[ok])
+            policy.imitate(torch.cat(asked), torch.cat(told), rng, how.updates)
+        else:
+            policy.improve(planner.model, planner.buffer, rng)
+        visited, found = _followed(planner, policy, how, rng)
+        if found >= max(earned, default=-math.inf):
+            best = copy.deepcopy(policy.state_dict())
+        earned.append(found)
+        obs = visited[rng.choice(len(visited), how.states)] if len(visited) else obs
+    policy.load_state_dict(best)
+    return earned
 
 
 @torch.no_grad()
-def _visited(planner: MPC, policy: ActorCritic, how: Distillation, rng: np.random.Generator) -> FloatArray:
-    """States to which the policy comes in the world model, within the box of what was recorded."""
+def _followed(
+    planner: MPC, policy: ActorCritic, how: Distillation, rng: np.random.Generator
+) -> tuple[FloatArray, float]:
+    """States to which the policy comes in the world model, within the box of what was recorded, and the mean
+    discounted return from where episodes began."""
     buffer, model = planner.buffer, planner.model
     recorded, serials = buffer.arrays().obs, buffer.serials()
     begins = np.setdiff1d(serials, buffer.following(serials)) - serials[0]
@@ -76,10 +95,13 @@ def _visited(planner: MPC, policy: ActorCritic, how: Distillation, rng: np.rando
     dt = z.new_full((how.intervals, *z.shape[:2]), planner.interval)
     memory = z.new_zeros(*z.shape[:2], policy.actor.n_memory)
     course = imagined(model, policy.actor, z, memory, dt, policy.discount)
+    worth = course.onward.cumprod(0)
+    earned = course.reward[0] + (worth[:-1] * course.reward[1:]).sum(0)
+    earned = torch.where(course.ok, earned, -torch.inf)[:, : COURSES // 2].mean()
     # `onward` fades by the discount alone as long as nothing ends.
     alive = (course.onward / torch.exp(-policy.discount.rho * dt)).cumprod(0) > 0.5
     low, high = (torch.from_numpy(edge).to(z) for edge in (recorded.min(0), recorded.max(0)))
     after = course.z[1:]
     inside = ((after >= low) & (after <= high)).all(-1) & alive
     found: Tensor = after[inside]
-    return found.cpu().numpy()
+    return found.cpu().numpy(), float(earned)

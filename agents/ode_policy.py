@@ -186,9 +186,9 @@ class ODEPolicy(Collecting):
         """A policy that imitates a planner, where recorded and where it comes itself in the world model.
 
         ``distillation={"rounds": 12, "states": 300}`` says how much the planner is asked (`Distillation`).
-        Afterwards it learns for `improve` rounds from the gradient of the planner's own model. `settings` are
-        those of the agent; model, discount and task are the planner's. It can go on learning in the task as
-        any other.
+        Afterwards it learns for `improve` rounds from the gradient of the planner's own model. What earned
+        most there, of all rounds, is returned. `settings` are those of the agent; model, discount and task
+        are the planner's. It can go on learning in the task as any other.
 
         Raises:
             UsageError: if the planner has no environment or has not learned anything yet.
@@ -206,10 +206,8 @@ class ODEPolicy(Collecting):
         agent.model.load_state_dict(planner.model.state_dict())
         agent.buffer.restore(planner.buffer.state())
         agent.num_timesteps = agent._round_at = planner.num_timesteps
-        errors = distil(planner, agent.policy, how, agent.rng)
-        log.info("distilled: mean squared error %s", " ".join(f"{e:.3g}" for e in errors))
-        for _ in range(improve):
-            agent.policy.improve(agent.model, agent.buffer, agent.rng)
+        earned = distil(planner, agent.policy, how, agent.rng, improve)
+        log.info("distilled, earning in the world model: %s", " ".join(f"{e:.4g}" for e in earned))
         agent.rounds = 1
         return agent
 
