@@ -37,13 +37,15 @@ class Distillation:
     """Rounds of questions; the first are about recorded states."""
     states: int = 300
     """States per round about which the planner is asked."""
+    steps: int = 4
+    """Intervals of each plan that are answers: it goes on in the states to which it leads."""
     updates: int = 500
     """Gradient steps of the policy after each round."""
     intervals: int = 100
     """Control intervals for which the policy is followed in the world model."""
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "states", "updates", "intervals"):
+        for name in ("rounds", "states", "steps", "updates", "intervals"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} >= 1", getattr(self, name), f"Write distillation={{'{name}': 10}}.")
 
@@ -65,9 +67,9 @@ def distil(
     obs, best = recent[rng.choice(len(recent), how.states)], policy.state_dict()
     for k in range(how.rounds + improve):
         if k < how.rounds:
-            actions, ok = planner.best_actions(obs)
-            asked.append(torch.from_numpy(obs).to(ok.device)[ok])
-            told.append(actions[ok])
+            states, actions = _answers(planner, obs, how.steps)
+            asked.append(states)
+            told.append(actions)
             policy.imitate(torch.cat(asked), torch.cat(told), rng, how.updates)
         else:
             policy.improve(planner.model, planner.buffer, rng)
@@ -78,6 +80,27 @@ def distil(
         obs = visited[rng.choice(len(visited), how.states)] if len(visited) else obs
     policy.load_state_dict(best)
     return earned
+
+
+@torch.no_grad()
+def _answers(planner: MPC, obs: FloatArray, steps: int) -> tuple[Tensor, Tensor]:
+    """States ``[n, Z]`` and what the planner does there ``[n, A]``, along the first `steps` of its plans."""
+    plans, ok = planner.best_plans(obs)
+    model, z = planner.model, torch.from_numpy(obs).to(plans)
+    states, actions = [], []
+    for k, seconds in enumerate(planner.grid.intervals(planner.interval)[:steps]):
+        # Plans may get coarser: then these are no actions for an interval of the policy.
+        if seconds > 1.5 * planner.interval:
+            break
+        states.append(z[ok])
+        actions.append(plans[ok, k])
+        together = z.expand(model.n_members, -1, -1)
+        outcome = model.step(together, plans[:, k].expand(model.n_members, -1, -1), z.new_tensor(seconds))
+        ok = ok & outcome.ok.all(0)
+        if outcome.log_survival is not None:
+            ok = ok & (outcome.log_survival.exp() > 0.5).all(0)
+        z = outcome.z.mean(0)
+    return torch.cat(states), torch.cat(actions)
 
 
 @torch.no_grad()

@@ -297,11 +297,12 @@ class MPC(Collecting):
         self._say_if_lost(found)
         return found
 
-    def best_actions(self, observation: FloatArray, searches: int = 3) -> tuple[Tensor, Tensor]:
-        """What the best plan from each observation ``[B, O]`` begins with, for who wants to imitate it.
+    def best_plans(self, observation: FloatArray, searches: int = 3) -> tuple[Tensor, Tensor]:
+        """The best plan from each observation ``[B, O]``, for who wants to imitate it.
 
-        Returns scaled actions ``[B, A]`` and which rows ``[B]`` have a plan with a finite score. There are
-        several `searches`, each from where the one before ended: nothing else is known of these observations.
+        Returns scaled actions ``[B, H, A]``, one per interval of the plan, and which rows ``[B]`` have a plan
+        with a finite score. There are several `searches`, each from where the one before ended: nothing else
+        is known of these observations.
         """
         rows = self._check_observation(np.asarray(observation, np.float32))
         state, intervals = self._start(rows, None, None), self.grid.intervals(self.interval)
@@ -310,7 +311,7 @@ class MPC(Collecting):
             for call in range(searches):
                 found = self._found(z, warm, self._noise(call), self.interval, Deadline(), None)
                 warm = found.warm
-            return self.grid.spread_out(intervals, found.plan)(found.plan)[:, 0], found.ok
+            return self.grid.spread_out(intervals, found.plan)(found.plan), found.ok
 
     def _objective(self, deadline: Deadline) -> Objective:
         config = self.settings

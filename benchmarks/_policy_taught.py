@@ -30,8 +30,6 @@ from ode_rl.known import NOTHING_KNOWN
 
 # The planner's preset for a task that has none of its own.
 PRESETS = {"ode_rl/Pendulum-v0": "Pendulum-v1"}
-# Rounds of learning by the gradient of the model after distilling, and how.
-IMPROVE, POLICY = 4, {"horizon": 1.5, "growth": 1.08, "updates": 100}
 # Shares of the experience allowed at which a policy is distilled and tested.
 SHARES = (0.5, 0.75, 1.0)
 
@@ -62,7 +60,7 @@ class Teaching(BaseCallback):
         """Distil from what the planner knows now, and test."""
         start = time.perf_counter()
         planner: Any = self.model
-        self.policy = ODEPolicy.distilled(planner, improve=IMPROVE, policy=POLICY)
+        self.policy = ODEPolicy.distilled(planner)
         self.distilling += time.perf_counter() - start
         start, worked = time.perf_counter(), time.process_time()
         found = settled(self.policy, self.task, self.sampling, FIRST_SEED)

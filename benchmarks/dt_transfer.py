@@ -29,7 +29,6 @@ from typing import Any
 
 import torch
 from _policy_swing_up import KNOWN
-from _policy_taught import IMPROVE, POLICY
 from _table import RESULTS, Result, append, is_done, read, setting
 from stable_baselines3 import SAC
 
@@ -170,7 +169,7 @@ class Trained:
         if path.is_file():
             return ODEPolicy.load(path, device="cpu", known=self.task.known), steps
         if self.task.taught:
-            agent = ODEPolicy.distilled(self.collector, improve=IMPROVE, policy=POLICY)
+            agent = ODEPolicy.distilled(self.collector)
         else:
             agent = ODEPolicy(self.task.env_id, seed=self.seed, device="cpu").learn(steps)
         agent.save(path)

@@ -419,10 +419,10 @@ def test_a_policy_is_distilled_from_what_the_best_plans_begin_with() -> None:
     few = {"rounds": 3, "states": 60, "intervals": 10}
     agent = ODEPolicy.distilled(planner, distillation=few, policy={"hidden": [32], "learning_rate": 5e-3})
     obs = planner.buffer.arrays().obs
-    actions, ok = planner.best_actions(obs)
-    assert actions.shape == (120, 1)
+    actions, ok = planner.best_plans(obs)
+    assert actions.shape[0] == 120
     assert bool(ok.all())
-    wanted, got = actions.numpy(), agent._from_env(agent.predict(obs)[0])
+    wanted, got = actions[:, 0].numpy(), agent._from_env(agent.predict(obs)[0])
     assert float(np.std(wanted)) > 0.1
     assert float(np.corrcoef(wanted[:, 0], got[:, 0])[0, 1]) > 0.7
     assert agent.num_timesteps == len(agent.buffer) == 120
@@ -436,13 +436,13 @@ def test_a_policy_is_distilled_from_what_the_best_plans_begin_with() -> None:
 def test_the_planner_is_asked_where_the_policy_comes_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     planner = MPC(CART, seed=0, **{**PLANNER, "warmup_steps": 120}).learn(120)
     asked: list[npt.NDArray[Any]] = []
-    ask = planner.best_actions
+    ask = planner.best_plans
 
     def listening(observation: Any, searches: int = 3) -> Any:
         asked.append(observation)
         return ask(observation, searches)
 
-    monkeypatch.setattr(planner, "best_actions", listening)
+    monkeypatch.setattr(planner, "best_plans", listening)
     ODEPolicy.distilled(planner, distillation={"rounds": 2, "states": 50, "updates": 20, "intervals": 8})
     recorded = planner.buffer.arrays().obs
 
