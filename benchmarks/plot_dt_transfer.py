@@ -53,7 +53,7 @@ def draw(axes: Axes, rows: Sequence[dict[str, str]], task: str) -> None:
     axes.xaxis.set_major_locator(FixedLocator(ratios))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"x{x:.3g}"))
-    axes.set_ylim(-20, 115)
+    axes.set_ylim(-20, 140)
     axes.set(title=task, xlabel="control interval / that of training")
     axes.spines[["top", "right"]].set_visible(False)
 
