@@ -253,9 +253,10 @@ class ActorCritic(nn.Module):
         scale = Scale.of(draw.observations())
         self.actor.take_scale(scale)
         self.value.take_input_scale(scale)
-        (low, high), rho = draw.reward_rates, self.discount.rho
+        low, high = draw.reward_rates
+        for_ever = self.discount.seconds_of_ever
         # Nothing earns more for ever than the best that was recorded.
-        self._most = (min(0.0, low) / rho, max(0.0, high) / rho) if rho > 0 else (-math.inf, math.inf)
+        self._most = (min(0.0, low * for_ever), max(0.0, high * for_ever))
         if not int(self.value.n_fits):
             # The best guess at the return of an unknown policy: the data go on for ever.
             self.value.out.copy_(torch.tensor([draw.mean_reward_rate() * self._seconds_ahead(), 1.0]))
@@ -329,9 +330,9 @@ class _Courses:
         z, memory = self._starts(starts)
         dt = self._intervals()
         course = imagined(self.model, policy.actor, z, memory, dt, policy.discount)
-        low, high = self.reward_rates
+        low, high = (rate * dt * policy.discount.over(dt)[0] for rate in self.reward_rates)
         # Where the data say little the model promises too much, and a gradient finds it.
-        return course._replace(reward=torch.minimum(torch.maximum(course.reward, low * dt), high * dt))
+        return course._replace(reward=torch.minimum(torch.maximum(course.reward, low), high))
 
     def _intervals(self) -> Tensor:
         """Seconds ``[K, E, N]``: recorded ones, times a factor of each start, growing along the horizon."""

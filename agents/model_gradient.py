@@ -12,6 +12,7 @@ objective is that of Yildiz, Heinonen, Lahdesmaki, ICML 2021 (arXiv 2102.04764),
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -45,6 +46,14 @@ class Discount(NamedTuple):
 
     rho: float
     native_dt: float
+
+    @property
+    def seconds_of_ever(self) -> float:
+        """What a reward of 1 per second adds up to, paid at every native step for ever; infinite without
+        discount."""
+        if self.rho <= 0:
+            return math.inf
+        return self.native_dt / -math.expm1(-self.rho * self.native_dt)
 
     def over(self, dt: Tensor) -> tuple[Tensor, Tensor]:
         """Weight of the reward of intervals of `dt` seconds, and their discounts; shapes as `dt`."""

@@ -480,9 +480,9 @@ def test_a_value_never_promises_more_than_the_best_recorded_rate_for_ever() -> N
     agent = ODEPolicy(CART, seed=0, **TINY).learn(60)
     rates = agent.buffer.arrays().reward / agent.buffer.arrays().dt
     low, high = agent.policy._most
-    rho = agent.policy.discount.rho
-    assert high == pytest.approx(max(0.0, rates.max()) / rho)
-    assert low == pytest.approx(min(0.0, rates.min()) / rho)
+    ever = agent.policy.discount.native_dt / (1 - np.exp(-agent.policy.discount.rho * agent.dt))
+    assert high == pytest.approx(max(0.0, rates.max() * ever))
+    assert low == pytest.approx(min(0.0, rates.min() * ever))
 
 
 def test_a_run_is_distilled_from_the_command_line(
