@@ -19,7 +19,7 @@ from ode_rl.agents.terminal_value import TerminalValue, ValueConfig
 from ode_rl.buffer import IntArray, ReplayBuffer
 from ode_rl.errors import Stopped, UsageError
 from ode_rl.normalize import Scale
-from ode_rl.settings import check_widths
+from ode_rl.settings import check_counts, check_widths
 from ode_rl.timing import positive_seconds
 from ode_rl.world_model import WorldModel
 
@@ -89,9 +89,12 @@ class PolicyConfig:
             if getattr(self, name) not in kinds:
                 remedy = f"Write {name}='{kinds[0]}'."
                 raise UsageError(f"{name}: {' or '.join(kinds)}", repr(getattr(self, name)), remedy)
-        for name in ("updates", "starts", "recent", "most_skipped", "target_every", "value_batch"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} >= 1", getattr(self, name), f"Write policy={{'{name}': 100}}.")
+        check_counts(
+            self,
+            ("updates", "starts", "recent", "most_skipped", "target_every", "value_batch"),
+            100,
+            "policy",
+        )
         if self.horizon is not None:
             positive_seconds(self.horizon, "horizon")
         for name, usual in (("dt_spread", 1.5), ("growth", 1.05)):
@@ -220,30 +223,30 @@ class ActorCritic(nn.Module):
             z = model.step(z, action, seconds).z
         return torch.stack(actions, 2).transpose(0, 1)
 
-    def imitate(self, z: Tensor, actions: Tensor, rng: np.random.Generator, updates: int = 500) -> float:
+    def imitate(self, z: Tensor, actions: Tensor, rng: np.random.Generator, updates: int = 500) -> None:
         """Regress the actor on scaled actions ``[n, A]`` in the states ``z [n, Z]``.
 
-        Returns the mean squared error over the last tenth of the updates. A hidden state begins anew at every
-        example.
+        A hidden state begins anew at every example.
         """
         if not len(z):
             raise UsageError("states to imitate a planner in", "none", "Let the planner learn first.")
         self.actor.take_scale(Scale.of(z))
         adam = torch.optim.Adam(self.actor.parameters(), self.config.learning_rate)
-        n, last, total = min(len(z), IMITATED), max(1, updates // 10), 0.0
+        n = min(len(z), IMITATED)
         interval, memory = z.new_full((n,), self.interval), z.new_zeros(n, self.actor.n_memory)
-        for i in range(updates):
+        for _ in range(updates):
             at = torch.from_numpy(rng.choice(len(z), n, replace=False)).to(z.device)
             error = (self.actor(z[at], interval, memory)[0] - actions[at]).square().mean()
             adam.zero_grad(set_to_none=True)
             error.backward()
             adam.step()
-            if i >= updates - last:
-                total += float(error.detach())
-        return total / last
+
+    def _returns(self, course: Course, value: Tensor, weight: float = 1.0) -> Tensor:
+        """`mean_over_horizons` of a value that promises no more than its bounds."""
+        return mean_over_horizons(course, value.clamp(*self._most), weight)
 
     def _objective(self, course: Course, weight: float) -> Tensor:
-        j = mean_over_horizons(course, self.value(course.z).clamp(*self._most), weight)[0]
+        j = self._returns(course, self.value(course.z), weight)[0]
         counts = course.ok & (course.mask[0] > 0)
         return torch.where(counts, j, 0.0).sum() / counts.sum().clamp_min(1) / self.value.out[1]
 
@@ -266,7 +269,7 @@ class ActorCritic(nn.Module):
     @torch.no_grad()
     def _rescale(self, course: Course) -> None:
         """Let the value be in units of the returns; what it says stays."""
-        targets = mean_over_horizons(course, self.value.mean(course.z).clamp(*self._most))[:, course.ok]
+        targets = self._returns(course, self.value.mean(course.z))[:, course.ok]
         if targets.numel():
             self.value.rescale(float(targets.mean()), float(targets.std(correction=0)))
 
@@ -282,7 +285,7 @@ class ActorCritic(nn.Module):
         config, value = self.config, self.value
         with torch.no_grad():
             z = course.z.detach()
-            returns = mean_over_horizons(course, target.mean(z).clamp(*self._most))
+            returns = self._returns(course, target.mean(z))
             counts = course.ok & (course.mask > 0) & returns.isfinite()
             z, returns = z[:-1][counts], (returns[counts] - value.out[0]) / value.out[1]
         loss = z.new_zeros(())
@@ -330,7 +333,8 @@ class _Courses:
         z, memory = self._starts(starts)
         dt = self._intervals()
         course = imagined(self.model, policy.actor, z, memory, dt, policy.discount)
-        low, high = (rate * dt * policy.discount.over(dt)[0] for rate in self.reward_rates)
+        weight, _ = policy.discount.over(dt)
+        low, high = (rate * dt * weight for rate in self.reward_rates)
         # Where the data say little the model promises too much, and a gradient finds it.
         return course._replace(reward=torch.minimum(torch.maximum(course.reward, low), high))
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ode_rl.agents.model_gradient import imagined
-from ode_rl.errors import UsageError
+from ode_rl.settings import check_counts
 from ode_rl.types import FloatArray
 
 if TYPE_CHECKING:
@@ -45,9 +45,7 @@ class Distillation:
     """Control intervals for which the policy is followed in the world model."""
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "states", "steps", "updates", "intervals"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} >= 1", getattr(self, name), f"Write distillation={{'{name}': 10}}.")
+        check_counts(self, ("rounds", "states", "steps", "updates", "intervals"), 10, "distillation")
 
 
 def distil(
@@ -118,11 +116,11 @@ def _followed(
     dt = z.new_full((how.intervals, *z.shape[:2]), planner.interval)
     memory = z.new_zeros(*z.shape[:2], policy.actor.n_memory)
     course = imagined(model, policy.actor, z, memory, dt, policy.discount)
-    worth = course.onward.cumprod(0)
+    worth, (_, fade) = course.onward.cumprod(0), policy.discount.over(dt)
     earned = course.reward[0] + (worth[:-1] * course.reward[1:]).sum(0)
     earned = torch.where(course.ok, earned, -torch.inf)[:, : COURSES // 2].mean()
     # `onward` fades by the discount alone as long as nothing ends.
-    alive = (course.onward / torch.exp(-policy.discount.rho * dt)).cumprod(0) > 0.5
+    alive = (course.onward / fade).cumprod(0) > 0.5
     low, high = (torch.from_numpy(edge).to(z) for edge in (recorded.min(0), recorded.max(0)))
     after = course.z[1:]
     inside = ((after >= low) & (after <= high)).all(-1) & alive

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ode_rl.buffer import ReplayBuffer
 from ode_rl.errors import UsageError
+from ode_rl.settings import check_counts
 from ode_rl.state import STATE_SPECS
 from ode_rl.timing import positive_seconds
 from ode_rl.types import FloatArray
@@ -57,9 +58,7 @@ class RolloutConfig:
         for name in ("seconds", "last_seconds", "max_disagreement"):
             if getattr(self, name) is not None:
                 positive_seconds(getattr(self, name), name)
-        for name in ("every", "per_step", "keep"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} >= 1", getattr(self, name), f"Write rollout={{'{name}': 100}}.")
+        check_counts(self, ("every", "per_step", "keep"), 100, "rollout")
         if not 0 <= self.from_step <= self.to_step:
             got = f"from_step={self.from_step}, to_step={self.to_step}"
             raise UsageError("0 <= from_step <= to_step", got, "Write rollout={'to_step': 10000}.")

@@ -12,6 +12,7 @@ from ode_rl.fit import FitConfig
 from ode_rl.inference import resolve_precision
 from ode_rl.names import PROPOSALS
 from ode_rl.returns import discount_rate
+from ode_rl.settings import check_counts
 from ode_rl.timing import positive_seconds
 from ode_rl.world_model import WorldModelConfig
 
@@ -80,9 +81,7 @@ class MPCConfig:
         discount_rate(self.gamma, native_dt=1.0)  # refuses what is no discount
         if self.horizon is not None:
             positive_seconds(self.horizon, "horizon")
-        for name in ("warmup_steps", "fit_every", "buffer_size"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} >= 1", getattr(self, name), f"Write {name}=100.")
+        check_counts(self, ("warmup_steps", "fit_every", "buffer_size"), 100)
         if self.buffer_size < self.warmup_steps:
             got = f"buffer_size={self.buffer_size} and warmup_steps={self.warmup_steps}"
             raise UsageError("a buffer that holds the warm-up", got, "Write a larger buffer_size.")

@@ -28,7 +28,7 @@ from ode_rl.errors import Stopped, UsageError
 from ode_rl.fit import FitConfig, fit
 from ode_rl.known import NOTHING_KNOWN, Known
 from ode_rl.returns import discount_rate
-from ode_rl.settings import build, merged, plain
+from ode_rl.settings import build, check_counts, merged, plain
 from ode_rl.state import STATE_SPECS
 from ode_rl.types import FloatArray
 from ode_rl.world_model import WorldModelConfig
@@ -73,9 +73,7 @@ class ODEPolicyConfig:
 
     def __post_init__(self) -> None:
         discount_rate(self.gamma, native_dt=1.0)  # refuses what is no discount
-        for name in ("warmup_steps", "round_every", "buffer_size"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} >= 1", getattr(self, name), f"Write {name}=100.")
+        check_counts(self, ("warmup_steps", "round_every", "buffer_size"), 100)
 
 
 class Progress(NamedTuple):

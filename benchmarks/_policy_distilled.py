@@ -45,7 +45,7 @@ def decision_ms(agent: Any, env_id: str, n: int) -> np.ndarray[Any, Any]:
 
 
 def distilled(table: Table, seed: int) -> None:
-    """Train the planner as its preset says, distil a policy, improve it, compare both and random actions."""
+    """Train the planner as its preset says, distil a policy, compare both and random actions."""
     for env_id in TASKS:
         if not table.wants(env_id, "ode", seed):
             continue

@@ -9,21 +9,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from _policy_swing_up import (
-    FIRST_SEED,
-    FRESH_SEED,
-    KNOWN,
-    NATIVE,
-    SECONDS,
-    TASKS,
-    TESTS,
-    Task,
-    allowed,
-    made,
-    settled,
-)
+from _policy_swing_up import KNOWN, NATIVE, TASKS, Task, UntilSolved, allowed, made
 from _rows import Table
-from stable_baselines3.common.callbacks import BaseCallback
 
 from ode_rl.agents import MPC, ODEPolicy
 from ode_rl.known import NOTHING_KNOWN
@@ -34,20 +21,14 @@ PRESETS = {"ode_rl/Pendulum-v0": "Pendulum-v1"}
 SHARES = (0.5, 0.75, 1.0)
 
 
-class Teaching(BaseCallback):
+class Teaching(UntilSolved):
     """Distil a policy from the planner now and then, test it, and end the training when one has solved."""
 
     def __init__(self, task: Task, sampling: str, t_s: float, most: float) -> None:
-        super().__init__()
-        self.task, self.sampling, self.t_s = task, sampling, t_s
+        super().__init__(task, sampling, t_s)
         self.marks = [share * most for share in SHARES]
-        self.experience = self.outside = self.distilling = 0.0
-        self.solved_at: float | None = None
+        self.experience = self.distilling = 0.0
         self.policy: Any = None
-        self.slowest = SECONDS
-
-    def _on_training_start(self) -> None:
-        self.began, self.worked = time.perf_counter(), time.process_time()
 
     def _on_step(self) -> bool:
         self.experience += float(self.locals["infos"][0]["dt"])
@@ -62,26 +43,7 @@ class Teaching(BaseCallback):
         planner: Any = self.model
         self.policy = ODEPolicy.distilled(planner)
         self.distilling += time.perf_counter() - start
-        start, worked = time.perf_counter(), time.process_time()
-        found = settled(self.policy, self.task, self.sampling, FIRST_SEED)
-        self.outside += time.perf_counter() - start
-        self.worked += time.process_time() - worked
-        self.slowest, n_up = float(found.max()), int((found <= self.t_s).sum())
-        print(
-            f"  {self.task.env_id} {self.sampling}: {n_up} of {TESTS} after {self.experience:.0f} s, slowest "
-            f"{self.slowest:.1f} s ({self.wall():.0f} s)",
-            flush=True,
-        )
-        if n_up == TESTS:
-            self.solved_at = self.experience
-
-    def wall(self) -> float:
-        """Seconds of acting, learning and distilling so far."""
-        return time.perf_counter() - self.began - self.outside
-
-    def work(self) -> float:
-        """Seconds of the processor in the same time: those of an idle machine, on one thread."""
-        return time.process_time() - self.worked
+        self.test(self.policy, self.experience)
 
 
 def taught(table: Table, seed: int) -> None:
@@ -110,21 +72,9 @@ def _taught(table: Table, seed: int, sampling: str, share: float) -> None:
         planner = MPC(made(task, sampling), preset, seed=seed, device="cpu", known=known)
         # Drawn intervals are as long as the native one on the mean; the callback ends it in time.
         planner.learn(round(1.5 * most / NATIVE), callback=watch)
-        wall, work = watch.wall(), watch.work()
-        fresh = settled(watch.policy, task, sampling, FRESH_SEED)
-        solved = watch.solved_at is not None
-        at = watch.solved_at if watch.solved_at is not None else float("inf")
-
-        def number(metric: str, value: float, unit: str, asked: str = "", ok: bool | None = None) -> Any:
-            return table.number(task.env_id, "ode", seed, metric, value, unit, "1", asked, ok)  # noqa: B023
-
-        numbers = [
-            number("experience until solved", at, "s", f"<= {most:g}", at <= most + 0.25),
-            number("wall clock until solved", wall, "s", "<= 600", solved and wall <= 600),
-            number("processor time until solved", work, "s"),
-            number("distilling, of the wall clock", watch.distilling, "s"),
-            number("t_s", watch.t_s, "s"),
-            number("slowest of 10 tests", watch.slowest, "s"),
-            number("fresh starts that are solved", float((fresh <= watch.t_s).mean()), ""),
-        ]
-        table.write(task.env_id, "ode", seed, numbers)
+        # The last interval may reach over the end of what is allowed.
+        numbers = watch.numbers(table, seed, watch.policy, most, grace=0.25)
+        spent = table.number(
+            task.env_id, "ode", seed, "distilling, of the wall clock", watch.distilling, "s", "1"
+        )
+        table.write(task.env_id, "ode", seed, [*numbers, spent])

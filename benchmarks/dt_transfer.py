@@ -130,13 +130,18 @@ class Trained:
         name = task.env_id.replace("/", "-")
         self.folder = kept / f"{name}__{seed}__{effort.scale:g}"
 
+    def _new(self, **settings: Any) -> MPC:
+        task = self.task
+        return MPC(task.env_id, task.preset, self.seed, "cpu", known=task.known, **settings)
+
     @cached_property
     def collector(self) -> MPC:
         """Who collected the data."""
         path = self.folder / "collector.zip"
         if path.is_file():
-            return MPC.load(path, device="cpu", known=self.task.known)
-        agent = MPC(self.task.env_id, self.task.preset, seed=self.seed, device="cpu", known=self.task.known)
+            # With its task: a policy may be distilled from it.
+            return MPC.load(path, self.task.env_id, device="cpu", known=self.task.known)
+        agent = self._new()
         agent.learn(self.effort.steps(self.task.steps))
         agent.save(path)
         return agent
@@ -147,14 +152,7 @@ class Trained:
         if path.is_file():
             agent = MPC.load(path, device="cpu", known=self.task.known)
             return agent, len(self.collector.buffer)
-        agent = MPC(
-            self.task.env_id,
-            self.task.preset,
-            seed=self.seed,
-            device="cpu",
-            known=self.task.known,
-            model={"structure": structure},
-        )
+        agent = self._new(model={"structure": structure})
         agent.buffer = self.collector.buffer
         for _ in range(FITS):
             agent._round()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ode_rl.buffer import IntArray, ReplayBuffer
 from ode_rl.errors import Stopped, UsageError
 from ode_rl.losses import BETA, LIKELIHOODS, SMALLEST_LOG_NOISE, Losses, derivative_losses, segment_losses
+from ode_rl.settings import check_counts
 from ode_rl.types import Segment
 from ode_rl.world_model import WorldModel
 
@@ -48,9 +49,7 @@ class FitConfig:
     """Gradient steps between two checks."""
 
     def __post_init__(self) -> None:
-        for name in ("updates", "batch_size", "segment_length", "check_every", "patience"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} >= 1", getattr(self, name), f"Write fit={{'{name}': 5}}.")
+        check_counts(self, ("updates", "batch_size", "segment_length", "check_every", "patience"), 5, "fit")
         if self.likelihood not in LIKELIHOODS:
             known = ", ".join(LIKELIHOODS)
             raise UsageError(f"a likelihood among {known}", repr(self.likelihood), "Write 'gaussian'.")

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from ode_rl.errors import UsageError
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def nearest(
-    name: str, known: typing.Iterable[str], n: int = 3, cutoff: float = 0.5, otherwise: str | None = None
+    name: str, known: Iterable[str], n: int = 3, cutoff: float = 0.5, otherwise: str | None = None
 ) -> str:
     """A sentence that names what the user may have meant, or says `otherwise` (default: all there is)."""
     names = list(known)
@@ -92,6 +92,18 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(value, Mapping) and isinstance(out.get(name), Mapping)
         out[name] = merged(out[name], value) if both else value
     return out
+
+
+def check_counts(config: Any, names: Iterable[str], usual: int, part: str = "") -> None:
+    """Refuse settings of these `names` that are below 1; `part` is the group of settings that they are in.
+
+    Raises:
+        UsageError: naming the setting, and the `usual` number in its remedy.
+    """
+    for name in names:
+        if getattr(config, name) < 1:
+            remedy = f"{part}={{'{name}': {usual}}}" if part else f"{name}={usual}"
+            raise UsageError(f"{name} >= 1", getattr(config, name), f"Write {remedy}.")
 
 
 def check_widths(name: str, widths: tuple[int, ...]) -> None:

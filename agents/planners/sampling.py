@@ -43,6 +43,10 @@ class Sampler(NamedTuple):
     mean_acts: bool = False
 
 
+# Of a few plans each takes longer than of many: the judge's by about half (benchmarks/planner.py, anytime).
+FEW_PLANS = 1.5
+
+
 class Sampled(NamedTuple):
     """The end of a run of iterations: ``ok [B]`` says which rows had a finite score."""
 
@@ -52,6 +56,10 @@ class Sampled(NamedTuple):
     n_iterations: int = 0
     seconds_per_plan: float = 0.0
     out_of_time: bool = False
+
+    def seconds_for(self, load: int) -> float:
+        """How long a judge takes over `load` plans, by the pace of the last iteration."""
+        return FEW_PLANS * load * self.seconds_per_plan
 
 
 def prior(mean: Tensor, elites: Tensor, config: PlannerConfig) -> Belief:
@@ -83,18 +91,18 @@ def sample(
     config: PlannerConfig,
     generator: torch.Generator,
     deadline: Deadline,
-    judge_load: float = 0.0,
+    judge_load: int = 0,
     proposals: Tensor | None = None,
 ) -> Sampled:
     """Propose, score and learn until all iterations are done or the next one would not fit.
 
-    An iteration fits if one like the longest so far, and then `judge_load` plans at the pace of the last, end
-    in time. Rows without a finite score keep their belief.
+    An iteration fits if one like the longest so far, and then a judge of `judge_load` plans, end in time.
+    Rows without a finite score keep their belief.
     """
     run = Sampled(start, start.mean.new_zeros(len(start.mean), dtype=torch.bool))
     begun, longest = deadline.clock(), 0.0
     for i, n in enumerate(sizes):
-        if deadline.left() <= longest + judge_load * run.seconds_per_plan:
+        if deadline.left() <= longest + run.seconds_for(judge_load):
             return run._replace(out_of_time=True)
         injected = proposals if i == 0 else None
         n_own = n if injected is None else n - injected.shape[1]

@@ -33,10 +33,6 @@ from ode_rl.errors import UsageError
 SAMPLERS = {"icem": ICEM, "cem": CEM, "mppi": MPPI, "shooting": SHOOTING, "gradient": ICEM}
 
 
-# Of a few plans each takes longer than of many: the judge's by about half (benchmarks/planner.py, anytime).
-FEW_PLANS = 1.5
-
-
 class Found(NamedTuple):
     """The end of a search.
 
@@ -91,7 +87,7 @@ def search(
     injected = _checked(warm, proposals, sizes[0] - config.n_kept - 1)
     until = Deadline() if deadline is None else deadline
     # The ascent has the rest of the time, and the judge the last of it.
-    first, wait = (until.earlier(config.sampling_share), 0.0) if refines else (until, FEW_PLANS * load)
+    first, wait = (until.earlier(config.sampling_share), 0) if refines else (until, load)
     run = sample(
         score, prior(*warm, config), sampler, sizes, config, generator, first, wait, proposals=injected
     )
@@ -127,7 +123,7 @@ def _refine(
 ) -> tuple[Sampled, int]:
     """Ascend from the best plans, and put what is found among them."""
     starts = run.belief.best[:, : config.restarts]
-    end = ascend(score, starts, n_steps, config, until, reserve=FEW_PLANS * load * run.seconds_per_plan)
+    end = ascend(score, starts, n_steps, config, until, reserve=run.seconds_for(load))
     best = merged(run.belief, end.plans, end.scores)
     found = end.scores.isfinite().any(1)
     belief = learnt(Belief(run.belief.mean, run.belief.std, *best), run.belief, found)
@@ -145,7 +141,7 @@ def _judged(
     judge: Score, plan: Tensor, run: Sampled, config: PlannerConfig, until: Deadline, load: int
 ) -> tuple[Tensor, Sampled]:
     """The plan that the judge likes best; `plan` where it likes none, or where time is out."""
-    if until.left() <= FEW_PLANS * load * run.seconds_per_plan:
+    if until.left() <= run.seconds_for(load):
         return plan, run._replace(out_of_time=True)
     finalists = torch.cat([run.belief.best[:, : config.finalists], run.belief.mean.unsqueeze(1)], 1)
     try:
