@@ -19,7 +19,7 @@ from ode_rl.agents.declared import box_arrays, load_exactly
 from ode_rl.agents.learner import next_seconds
 from ode_rl.agents.model_gradient import Discount
 from ode_rl.agents.mpc_config import MPCConfig
-from ode_rl.agents.noise import coloured_noise
+from ode_rl.agents.noise import exploration_noise
 from ode_rl.agents.noise_stream import noise_of_call
 from ode_rl.agents.plan_grid import PlanGrid, unique_seconds
 from ode_rl.agents.plan_score import Objective, assigned_scores, ensemble_scores
@@ -35,10 +35,6 @@ from ode_rl.known import NOTHING_KNOWN, Known
 from ode_rl.returns import discount_rate
 from ode_rl.settings import build, merged, plain
 from ode_rl.types import FloatArray
-
-# Seconds after which the coloured noise of the warm-up is drawn anew.
-RANDOM_STRETCH = 2.0
-
 
 log = logging.getLogger(__name__)
 
@@ -374,7 +370,7 @@ class MPC(Collecting):
             rows = self._check_observation(np.asarray(obs, np.float32))
             actions, plan = self._act(rows, plan, starts, False, seconds, Deadline())
         else:
-            actions, random_plan = self._random_actions(env.num_envs, random_plan)
+            actions, random_plan = self._random_actions(starts, random_plan)
         new_obs, rewards, dones, infos = env.step(actions)
         self._store(self._transitions(obs, actions, rewards, new_obs, dones, infos), infos)
         self._progress = Progress(np.asarray(new_obs), dones, plan, random_plan)
@@ -412,13 +408,14 @@ class MPC(Collecting):
             for name, number in learned.scalars().items():
                 self.logger.record(f"policy/{name}", number)
 
-    def _random_actions(self, n: int, plan: Tensor | None) -> tuple[npt.NDArray[Any], Tensor]:
-        """Coloured random actions, drawn stretch by stretch."""
-        if plan is None or not len(plan):
-            shape = (n, self.action_space.shape[0], max(2, round(RANDOM_STRETCH / self.interval)))
-            generator = torch.Generator().manual_seed(int(self.rng.integers(2**62)))
-            noise = coloured_noise(shape, self.settings.warmup_exponent, generator)
-            plan = noise.permute(2, 0, 1).clamp(-1, 1)
+    def _random_actions(
+        self, starts: npt.NDArray[np.bool_], plan: Tensor | None
+    ) -> tuple[npt.NDArray[Any], Tensor]:
+        """Coloured random actions, drawn stretch by stretch; mirrored ones are drawn anew for an episode."""
+        colour, mirrored = self.settings.warmup_exponent, self.settings.warmup_mirrored
+        if plan is None or not len(plan) or (mirrored and starts.any()):
+            shape = len(starts), self.action_space.shape[0]
+            plan = exploration_noise(*shape, self.interval, colour, self.rng, mirrored).clamp(-1, 1)
         return self._to_env(plan[0].numpy()), plan[1:]
 
     # -- files ----------------------------------------------------------------------------------------

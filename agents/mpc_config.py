@@ -31,6 +31,9 @@ class MPCConfig:
     """Steps of random actions before the first fit."""
     warmup_exponent: float = 0.0
     """Colour of the random actions of the warm-up: 0 white, 2 brown."""
+    warmup_mirrored: bool = False
+    """Whether a stretch of them, begun with the episode, is followed by its mirror image, so that what
+    integrates them, a cart without friction, comes back instead of running away."""
     fit_every: int = 100
     """Steps between two fits, at least."""
     fit_growth: float = 0.05

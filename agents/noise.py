@@ -1,9 +1,13 @@
-"""Coloured noise for action plans."""
+"""Coloured noise for action plans and for exploration."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
+
+# Seconds after which noise for exploration is drawn anew.
+STRETCH = 2.0
 
 
 def coloured_noise(shape: tuple[int, ...], exponent: float, generator: torch.Generator) -> Tensor:
@@ -31,3 +35,23 @@ def coloured_noise(shape: tuple[int, ...], exponent: float, generator: torch.Gen
     )
     noise: Tensor = torch.fft.irfft(spectrum, n) * (n / power.sqrt())
     return noise
+
+
+def exploration_noise(
+    n: int,
+    n_action: int,
+    interval: float,
+    exponent: float,
+    rng: np.random.Generator,
+    mirrored: bool = False,
+) -> Tensor:
+    """Coloured noise for the next seconds, ``[T, n, A]``, a row per control interval of `interval` seconds.
+
+    A stretch `s` of `STRETCH` seconds, or where it is `mirrored` ``s, -s, -s, s``: whatever integrates the
+    action twice (a cart without friction) is then back at rest where it was, while random pushes would send
+    it further and further away from all that matters.
+    """
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    shape = (n, n_action, max(2, round(STRETCH / interval)))
+    stretch = coloured_noise(shape, exponent, generator).permute(2, 0, 1)
+    return torch.cat([stretch, -stretch, -stretch, stretch] if mirrored else [stretch])

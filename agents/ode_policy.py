@@ -20,7 +20,7 @@ from ode_rl.agents.declared import box_arrays, load_exactly
 from ode_rl.agents.distillation import Distillation, distil
 from ode_rl.agents.learner import next_seconds
 from ode_rl.agents.model_gradient import Discount
-from ode_rl.agents.noise import coloured_noise
+from ode_rl.agents.noise import exploration_noise
 from ode_rl.agents.presets import RUN_SETTINGS, load_preset
 from ode_rl.buffer import ReplayBuffer
 from ode_rl.checkpoint import Checkpoint
@@ -35,9 +35,6 @@ from ode_rl.world_model import WorldModelConfig
 
 if TYPE_CHECKING:
     from ode_rl.agents.mpc import MPC
-
-# Seconds after which the coloured noise of the exploration is drawn anew.
-NOISE_STRETCH = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +51,9 @@ class ODEPolicyConfig:
     """Standard deviation of these scaled actions, which are cut to [-1, 1]."""
     warmup_exponent: float = 1.0
     """Colour of the random actions of the warm-up: 0 white, 2 brown."""
+    warmup_mirrored: bool = False
+    """Whether a stretch of them, begun with the episode, is followed by its mirror image, so that what
+    integrates them, a cart without friction, comes back instead of running away."""
     explore_std: float = 0.2
     """Standard deviation of the noise on scaled actions while learning."""
     explore_exponent: float = 1.0
@@ -268,7 +268,7 @@ class ODEPolicy(Collecting):
     def _step(self, env: VecEnv, callbacks: BaseCallback, varies: bool) -> bool:
         """Act once in every environment and store what came of it; False if a callback ends the training."""
         obs, starts, memory, _ = self._progress
-        jitter, noise = self._noise(env.num_envs)
+        jitter, noise = self._noise(starts)
         scaled = self.settings.warmup_std * jitter
         if self.rounds:
             rows = self._check_observation(np.asarray(obs, np.float32))
@@ -284,14 +284,15 @@ class ODEPolicy(Collecting):
         callbacks.update_locals({"rewards": rewards, "dones": dones, "infos": infos, "new_obs": new_obs})
         return callbacks.on_step()
 
-    def _noise(self, n: int) -> tuple[Tensor, Tensor]:
+    def _noise(self, starts: npt.NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
         """The noise ``[n, A]`` of this step, and what is left of a stretch of it, which is drawn when due."""
-        left = self._progress.noise
-        if left is None or not len(left):
-            shape = (n, self.action_space.shape[0], max(2, round(NOISE_STRETCH / self.interval)))
-            generator = torch.Generator().manual_seed(int(self.rng.integers(2**62)))
-            colour = self.settings.explore_exponent if self.rounds else self.settings.warmup_exponent
-            left = coloured_noise(shape, colour, generator).permute(2, 0, 1).contiguous()
+        left, config = self._progress.noise, self.settings
+        colour, mirrored = config.warmup_exponent, config.warmup_mirrored
+        if self.rounds:
+            colour, mirrored = config.explore_exponent, False
+        if left is None or not len(left) or (mirrored and starts.any()):
+            shape = len(starts), self.action_space.shape[0]
+            left = exploration_noise(*shape, self.interval, colour, self.rng, mirrored)
         return left[0], left[1:]
 
     def _round_is_due(self) -> bool:
