@@ -223,8 +223,11 @@ class ActorCritic(nn.Module):
             z = model.step(z, action, seconds).z
         return torch.stack(actions, 2).transpose(0, 1)
 
-    def imitate(self, z: Tensor, actions: Tensor, rng: np.random.Generator, updates: int = 500) -> None:
-        """Regress the actor on scaled actions ``[n, A]`` in the states ``z [n, Z]``.
+    def imitate(
+        self, z: Tensor, actions: Tensor, dt: Tensor, rng: np.random.Generator, updates: int = 500
+    ) -> None:
+        """Regress the actor on scaled actions ``[n, A]`` in the states ``z [n, Z]``, held for ``dt [n]``
+        seconds.
 
         A hidden state begins anew at every example.
         """
@@ -233,10 +236,10 @@ class ActorCritic(nn.Module):
         self.actor.take_scale(Scale.of(z))
         adam = torch.optim.Adam(self.actor.parameters(), self.config.learning_rate)
         n = min(len(z), IMITATED)
-        interval, memory = z.new_full((n,), self.interval), z.new_zeros(n, self.actor.n_memory)
+        memory = z.new_zeros(n, self.actor.n_memory)
         for _ in range(updates):
             at = torch.from_numpy(rng.choice(len(z), n, replace=False)).to(z.device)
-            error = (self.actor(z[at], interval, memory)[0] - actions[at]).square().mean()
+            error = (self.actor(z[at], dt[at], memory)[0] - actions[at]).square().mean()
             adam.zero_grad(set_to_none=True)
             error.backward()
             adam.step()

@@ -11,13 +11,15 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ode_rl.agents.model_gradient import imagined
+from ode_rl.errors import UsageError
 from ode_rl.settings import check_counts
 from ode_rl.types import FloatArray
 
@@ -25,8 +27,12 @@ if TYPE_CHECKING:
     from ode_rl.agents.actor_critic import ActorCritic
     from ode_rl.agents.mpc import MPC
 
+Seconds: TypeAlias = npt.NDArray[np.float64]
+
 # Roll-outs of the policy per member and round: half from where episodes began, half from recorded states.
 COURSES = 40
+# Different control intervals about which the planner is asked in a round, at most, or one for each ratio.
+KINDS = 6
 
 
 @dataclass(frozen=True)
@@ -43,9 +49,24 @@ class Distillation:
     """Gradient steps of the policy after each round."""
     intervals: int = 100
     """Control intervals for which the policy is followed in the world model."""
+    ratios: tuple[float, ...] = (1.0,)
+    """What is asked about: control intervals as recorded, times each of these; a policy that shall act at
+    other rates than that of its training needs to be told how."""
 
     def __post_init__(self) -> None:
         check_counts(self, ("rounds", "states", "steps", "updates", "intervals"), 10, "distillation")
+        if not self.ratios or not all(math.isfinite(ratio) and ratio > 0 for ratio in self.ratios):
+            remedy = "Write distillation={'ratios': (0.5, 1, 2, 4)}, or leave them out."
+            raise UsageError("ratios of control intervals above 0", self.ratios, remedy)
+
+
+class Answers(NamedTuple):
+    """Scaled actions ``[n, A]`` that a planner takes in the states ``z [n, Z]`` and holds for ``dt [n]``
+    seconds."""
+
+    z: Tensor
+    actions: Tensor
+    dt: Tensor
 
 
 def distil(
@@ -59,16 +80,14 @@ def distil(
     recorded = planner.buffer.arrays().obs
     # The newest half: what the planner came to when it knew more.
     recent = recorded[len(recorded) // 2 :]
-    asked: list[Tensor] = []
-    told: list[Tensor] = []
+    asked: list[Answers] = []
     earned: list[float] = []
     obs, best = recent[rng.choice(len(recent), how.states)], policy.state_dict()
     for k in range(how.rounds + improve):
         if k < how.rounds:
-            states, actions = _answers(planner, obs, how.steps)
-            asked.append(states)
-            told.append(actions)
-            policy.imitate(torch.cat(asked), torch.cat(told), rng, how.updates)
+            asked += _answers(planner, obs, _durations(planner, how, len(obs), rng), how.steps)
+            told = Answers(*(torch.cat(part) for part in zip(*asked, strict=True)))
+            policy.imitate(told.z, told.actions, told.dt, rng, how.updates)
         else:
             policy.improve(planner.model, planner.buffer, rng)
         visited, found = _followed(planner, policy, how, rng)
@@ -80,25 +99,33 @@ def distil(
     return earned
 
 
+def _durations(planner: MPC, how: Distillation, n: int, rng: np.random.Generator) -> Seconds:
+    """For how many seconds each of n actions will be held, ``[n]``: a few recorded intervals times ratios."""
+    recorded = rng.choice(planner.buffer.arrays().dt, max(1, KINDS // len(how.ratios)))
+    kinds: Seconds = np.unique(np.outer(how.ratios, recorded))
+    return np.resize(kinds, n)
+
+
 @torch.no_grad()
-def _answers(planner: MPC, obs: FloatArray, steps: int) -> tuple[Tensor, Tensor]:
-    """States ``[n, Z]`` and what the planner does there ``[n, A]``, along the first `steps` of its plans."""
-    plans, ok = planner.best_plans(obs)
-    model, z = planner.model, torch.from_numpy(obs).to(plans)
-    states, actions = [], []
-    for k, seconds in enumerate(planner.grid.intervals(planner.interval)[:steps]):
-        # Plans may get coarser: then these are no actions for an interval of the policy.
-        if seconds > 1.5 * planner.interval:
-            break
-        states.append(z[ok])
-        actions.append(plans[ok, k])
-        together = z.expand(model.n_members, -1, -1)
-        outcome = model.step(together, plans[:, k].expand(model.n_members, -1, -1), z.new_tensor(seconds))
-        ok = ok & outcome.ok.all(0)
-        if outcome.log_survival is not None:
-            ok = ok & (outcome.log_survival.exp() > 0.5).all(0)
-        z = outcome.z.mean(0)
-    return torch.cat(states), torch.cat(actions)
+def _answers(planner: MPC, obs: FloatArray, seconds: Seconds, steps: int) -> list[Answers]:
+    """What the planner does in ``obs [n, Z]`` for ``seconds [n]``, along the first `steps` of its plans."""
+    model, found = planner.model, []
+    for first in np.unique(seconds):
+        own = obs[seconds == first]
+        plans, ok = planner.best_plans(own, float(first))
+        z = torch.from_numpy(own).to(plans)
+        for k, held in enumerate(planner.grid.intervals(float(first))[:steps]):
+            # Plans may get coarser: then these are no actions for an interval of the policy.
+            if k and held > 1.5 * planner.interval:
+                break
+            found.append(Answers(z[ok], plans[ok, k], z.new_full((int(ok.sum()),), held)))
+            together = z.expand(model.n_members, -1, -1)
+            outcome = model.step(together, plans[:, k].expand(model.n_members, -1, -1), z.new_tensor(held))
+            ok = ok & outcome.ok.all(0)
+            if outcome.log_survival is not None:
+                ok = ok & (outcome.log_survival.exp() > 0.5).all(0)
+            z = outcome.z.mean(0)
+    return found
 
 
 @torch.no_grad()
@@ -113,7 +140,7 @@ def _followed(
     first = recorded[rng.choice(begins, COURSES // 2)]
     starts = torch.from_numpy(np.concatenate([first, recorded[rng.choice(len(recorded), COURSES // 2)]]))
     z = starts.to(planner.device).expand(model.n_members, -1, -1)
-    dt = z.new_full((how.intervals, *z.shape[:2]), planner.interval)
+    dt = torch.from_numpy(_durations(planner, how, COURSES, rng)).to(z).expand(how.intervals, *z.shape[:2])
     memory = z.new_zeros(*z.shape[:2], policy.actor.n_memory)
     course = imagined(model, policy.actor, z, memory, dt, policy.discount)
     worth, (_, fade) = course.onward.cumprod(0), policy.discount.over(dt)

@@ -293,19 +293,23 @@ class MPC(Collecting):
         self._say_if_lost(found)
         return found
 
-    def best_plans(self, observation: FloatArray, searches: int = 3) -> tuple[Tensor, Tensor]:
+    def best_plans(
+        self, observation: FloatArray, dt: float | None = None, searches: int = 3
+    ) -> tuple[Tensor, Tensor]:
         """The best plan from each observation ``[B, O]``, for who wants to imitate it.
 
-        Returns scaled actions ``[B, H, A]``, one per interval of the plan, and which rows ``[B]`` have a plan
-        with a finite score. There are several `searches`, each from where the one before ended: nothing else
-        is known of these observations.
+        Returns scaled actions ``[B, H, A]``, one per interval of the plan (``agent.grid.intervals(dt)``), and
+        which rows ``[B]`` have a plan with a finite score. The first action will be held for `dt` seconds,
+        or None for the control interval. There are several `searches`, each from where the one before ended:
+        nothing else is known of these observations.
         """
         rows = self._check_observation(np.asarray(observation, np.float32))
-        state, intervals = self._start(rows, None, None), self.grid.intervals(self.interval)
+        seconds = self.interval if dt is None else dt
+        state, intervals = self._start(rows, None, None), self.grid.intervals(seconds)
         warm, z = state.warm, torch.from_numpy(rows).to(self.device)
         with torch.no_grad():
             for call in range(searches):
-                found = self._found(z, warm, self._noise(call), self.interval, Deadline(), None)
+                found = self._found(z, warm, self._noise(call), seconds, Deadline(), None)
                 warm = found.warm
             return self.grid.spread_out(intervals, found.plan)(found.plan), found.ok
 

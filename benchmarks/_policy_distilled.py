@@ -12,20 +12,10 @@ from ode_rl.agents import MPC, ODEPolicy
 from ode_rl.agents.presets import load_preset
 from ode_rl.envs.task import make_task
 from ode_rl.evaluate import evaluate_agent
+from ode_rl.robustness import RandomActions
 
 TASKS = ("Pendulum-v1", "InvertedPendulum-v5", "Reacher-v5")
 EPISODES, DECISIONS = 30, 1000
-
-
-class Random:
-    """Uniform actions."""
-
-    def __init__(self, env_id: str) -> None:
-        self.space = make_task(env_id).action_space
-        self.space.seed(0)
-
-    def predict(self, observation: Any, *_: Any) -> tuple[Any, None]:
-        return np.stack([self.space.sample() for _ in observation]), None
 
 
 def decision_ms(agent: Any, env_id: str, n: int) -> np.ndarray[Any, Any]:
@@ -55,9 +45,10 @@ def distilled(table: Table, seed: int) -> None:
         settings = load_preset("ode-policy", env_id)[1]
         policy = ODEPolicy.distilled(planner, policy=settings.get("policy", {}))
         wall = time.perf_counter() - began
+        anyhow = RandomActions(planner.action_space, 0)
         returns = {
             name: evaluate_agent(agent, env_id, EPISODES).mean_return
-            for name, agent in (("random", Random(env_id)), ("planner", planner), ("policy", policy))
+            for name, agent in (("random", anyhow), ("planner", planner), ("policy", policy))
         }
         share = (returns["policy"] - returns["random"]) / (returns["planner"] - returns["random"])
         slow, quick = decision_ms(planner, env_id, DECISIONS // 10), decision_ms(policy, env_id, DECISIONS)

@@ -10,8 +10,8 @@ fitted to these data from scratch in the same way, and acts with the same planne
 dt and stands there twice: told the real interval, which it takes for a native one, and `residual-mlp-best`,
 which plans on its own training grid while it acts at the real interval. SAC is that of Stable-Baselines3,
 trained for as many steps as it needs, with and without the interval in its observation. The ODE policy
-learns by itself on Pendulum, and from the planner that collected the data on the other tasks. The reward of
-the cart-pole is known to all agents with a world model.
+learns by itself on Pendulum; on the other tasks the planner that collected the data teaches it what to do at
+all of these intervals. The reward of the cart-pole is known to all agents with a world model.
 
 Shares are ``(G - G_random) / (G_native - G_random)``, all three from the same start seeds, G_random at the
 same interval. Results that are there already are skipped; trained agents are kept in runs/dt_transfer.
@@ -55,6 +55,8 @@ MODELS = {
     "residual-mlp-best": "residual-mlp",
     "dt-mlp": "dt-mlp",
 }
+# A policy that a planner teaches is told what to do at all ratios, in the world model; the data are native.
+TAUGHT = {"ratios": RATIOS, "states": 600}
 OTHERS = ("sac", "sac-dt", "ode-policy")
 
 
@@ -167,7 +169,7 @@ class Trained:
         if path.is_file():
             return ODEPolicy.load(path, device="cpu", known=self.task.known), steps
         if self.task.taught:
-            agent = ODEPolicy.distilled(self.collector)
+            agent = ODEPolicy.distilled(self.collector, distillation=TAUGHT)
         else:
             agent = ODEPolicy(self.task.env_id, seed=self.seed, device="cpu").learn(steps)
         agent.save(path)

@@ -230,6 +230,14 @@ def report_command(**given: Any) -> Action:
     help="Rounds of learning by the gradient of the world model afterwards.",
 )
 @click.option(
+    "--dt-ratios",
+    metavar="R,R,...",
+    default="1",
+    show_default=True,
+    callback=opt.ratios,
+    help="Control intervals at which the policy shall act, in those of the training: 0.5,1,2,4.",
+)
+@click.option(
     "--out", metavar="FILE", help="Where the policy is saved, ending with .zip. [default: RUN_DIR/policy.zip]"
 )
 @opt.episodes("--episodes")

@@ -171,7 +171,14 @@ def report_action(
 
 
 def distill_action(
-    run_dir: str, rounds: int, improve: int, out: str | None, episodes: int, known: str | None, device: str
+    run_dir: str,
+    rounds: int,
+    improve: int,
+    dt_ratios: tuple[float, ...],
+    out: str | None,
+    episodes: int,
+    known: str | None,
+    device: str,
 ) -> int:
     from ode_rl.agents import MPC, ODEPolicy
     from ode_rl.envs.task import make_task
@@ -189,7 +196,7 @@ def distill_action(
         raise UsageError("a run of mpc, which has a planner", f"one of {loaded.name}", remedy)
     loaded.agent.set_env(make_task(loaded.env_id, loaded.timing))
     print(f"asking the planner of {run_dir} in {rounds} rounds", flush=True)
-    policy = ODEPolicy.distilled(loaded.agent, improve, {"rounds": rounds})
+    policy = ODEPolicy.distilled(loaded.agent, improve, {"rounds": rounds, "ratios": dt_ratios})
     policy.save(path)
     _summary(evaluate_agent(policy, loaded.env_id, episodes, timing=loaded.timing, agent_name=policy.name))
     print(f"policy          {path}")

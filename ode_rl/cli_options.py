@@ -101,6 +101,19 @@ def _dt_range(context: click.Context, param: click.Parameter, value: Any) -> tup
     return lo, hi
 
 
+def ratios(context: click.Context, param: click.Parameter, value: str) -> tuple[float, ...]:
+    """Positive numbers, separated by commas."""
+    try:
+        found = tuple(float(part) for part in value.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(0 < ratio < math.inf for ratio in found):
+        raise UsageError(
+            f"ratios above 0 for {param.opts[0]}", repr(value), f"Write {param.opts[0]} 0.5,1,2."
+        )
+    return found
+
+
 def thresholds(context: click.Context, param: click.Parameter, value: Any) -> Any:
     """One return for all tasks, or returns by id."""
     by_id: dict[str, float] = {}

@@ -20,6 +20,7 @@ from torch import Tensor
 import ode_rl.agents.distillation
 import ode_rl.agents.mpc
 from ode_rl.agents import MPC, ODEPolicy
+from ode_rl.agents.distillation import Distillation
 from ode_rl.agents.planners import Deadline
 from ode_rl.cli import main
 from ode_rl.envs.task import make_task
@@ -438,9 +439,9 @@ def test_the_planner_is_asked_where_the_policy_comes_itself(monkeypatch: pytest.
     asked: list[npt.NDArray[Any]] = []
     ask = planner.best_plans
 
-    def listening(observation: Any, searches: int = 3) -> Any:
+    def listening(observation: Any, dt: float) -> Any:
         asked.append(observation)
-        return ask(observation, searches)
+        return ask(observation, dt)
 
     monkeypatch.setattr(planner, "best_plans", listening)
     ODEPolicy.distilled(planner, distillation={"rounds": 2, "states": 50, "updates": 20, "intervals": 8})
@@ -454,6 +455,44 @@ def test_the_planner_is_asked_where_the_policy_comes_itself(monkeypatch: pytest.
     assert (nearest(asked[1]) > 0).all()
     assert (asked[1] >= recorded.min(0)).all()
     assert (asked[1] <= recorded.max(0)).all()
+
+
+def test_a_policy_is_taught_other_control_intervals_where_they_are_asked_for() -> None:
+    planner = MPC(CART, seed=0, **{**PLANNER, "warmup_steps": 120}).learn(120)
+    settings: dict[str, Any] = {"policy": {"hidden": [32], "learning_rate": 5e-3}}
+    few = {"rounds": 4, "states": 120, "intervals": 10, "ratios": (1.0, 8.0)}
+    agent, obs = ODEPolicy.distilled(planner, distillation=few, **settings), planner.buffer.arrays().obs
+    answers = {}
+    for ratio in (1.0, 8.0):
+        wanted = planner.best_plans(obs, ratio * planner.interval)[0][:, 0, 0].numpy()
+        got = agent._from_env(agent.predict(obs, dt=ratio * planner.interval)[0])[:, 0]
+        assert float(np.corrcoef(wanted, got)[0, 1]) > 0.5
+        answers[ratio] = np.abs(wanted).mean(), np.abs(got).mean()
+    # The planner pushes harder where a push lasts as long as a swing; the policy tells the two apart as well.
+    planner_says, policy_says = (longer / native for native, longer in zip(*answers.values(), strict=True))
+    assert planner_says > 1.3
+    assert policy_says > 1.3
+
+
+def test_the_planner_is_asked_about_intervals_as_they_were_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = make_task("ode_rl/Pendulum-v0", TaskTiming(dt_range=(0.02, 0.1)))
+    planner = MPC(env, seed=0, **{**PLANNER, "warmup_steps": 120}).learn(120)
+    asked: list[float] = []
+    ask = planner.best_plans
+
+    def listening(observation: Any, dt: float) -> Any:
+        asked.append(dt)
+        return ask(observation, dt)
+
+    monkeypatch.setattr(planner, "best_plans", listening)
+    few = {"rounds": 2, "states": 30, "updates": 5, "intervals": 5}
+    ODEPolicy.distilled(planner, distillation=few)
+    recorded = planner.buffer.arrays().dt
+    assert len(set(asked)) == 12
+    assert all(np.isclose(recorded, dt).any() for dt in asked)
+    asked.clear()
+    ODEPolicy.distilled(planner, distillation={**few, "ratios": (0.5, 2.0)})
+    assert all(np.isclose(np.outer((0.5, 2.0), recorded), dt).any() for dt in asked)
 
 
 def test_of_all_rounds_the_policy_that_earns_most_in_the_model_remains(
@@ -497,6 +536,14 @@ def test_a_run_is_distilled_from_the_command_line(
     again = capsys.readouterr().out
     line = next(each for each in said.splitlines() if each.startswith("return"))
     assert line in again.splitlines()
+
+
+@pytest.mark.parametrize("ratios", ["", "1,zero", "0.5,0", "inf"])
+def test_ratios_that_are_none_are_refused(ratios: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["distill", "nowhere", "--dt-ratios", ratios]) == 2
+    assert "Write --dt-ratios 0.5,1,2." in capsys.readouterr().err
+    with pytest.raises(UsageError, match="ratios of control intervals above 0"):
+        Distillation(ratios=())
 
 
 @pytest.mark.parametrize("out", ["policy.pt", "nowhere/policy.zip"])
