@@ -5,116 +5,27 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ode_rl.agents.actor import ACTORS, make_actor
-from ode_rl.agents.model_gradient import Course, Discount, constant, decoupled, imagined, mean_over_horizons
+from ode_rl.agents.actor import make_actor
+from ode_rl.agents.courses import Courses
+from ode_rl.agents.model_gradient import Course, Discount, constant, mean_over_horizons
 from ode_rl.agents.planners import interval_grid
+from ode_rl.agents.policy_config import PolicyConfig
 from ode_rl.agents.terminal_value import TerminalValue, ValueConfig
-from ode_rl.buffer import IntArray, ReplayBuffer
+from ode_rl.buffer import ReplayBuffer
 from ode_rl.errors import Stopped, UsageError
 from ode_rl.normalize import Scale
-from ode_rl.settings import check_counts, check_widths
-from ode_rl.timing import positive_seconds
 from ode_rl.world_model import WorldModel
 
-SOURCES = ("imagined", "decoupled")
-# Control intervals of a roll-out where no horizon in seconds is given.
-DEFAULT_INTERVALS = 20
 # Share of the updates of a round over which the learning rate rises.
 WARM_UP = 0.05
 # States per gradient step of an imitation.
 IMITATED = 256
-
-
-@dataclass(frozen=True)
-class PolicyConfig:
-    """The policy that a world model teaches."""
-
-    actor: str = "mlp"
-    """The actor: mlp (a plain network), or ode (a hidden state flows between observations)."""
-    hidden: tuple[int, ...] = (128, 128)
-    """Widths of the hidden layers of the actor."""
-    n_memory: int = 32
-    """Width of the hidden state of the actor ode."""
-    burn_in: float = 0.5
-    """Seconds of recorded observations, at most, that fill the hidden state before a roll-out begins."""
-    source: str = "imagined"
-    """Where gradients come from: imagined (roll-outs of the model from recorded states) or decoupled (the
-    states of the real task, the derivatives of the model), which bears models that miss contacts but takes
-    the record for the policy's own: it wants few updates a round, rounds often, and few recent steps."""
-    horizon: float | None = None
-    """Seconds of a roll-out; None means 20 control intervals."""
-    growth: float = 1.05
-    """Factor by which intervals of imagined roll-outs get longer along the horizon; 1 keeps them."""
-    dt_spread: float = 1.5
-    """Imagined intervals are recorded ones, longer or shorter by up to this factor; 1 keeps them."""
-    recent: int = 1000
-    """Transitions, of the newest, from which decoupled courses are taken."""
-    updates: int = 150
-    """Gradient steps of the actor after each fit of the world model."""
-    starts: int = 100
-    """Starts per gradient step, each on one member of the ensemble."""
-    learning_rate: float = 1e-3
-    """Rate of Adam for the actor."""
-    max_grad_norm: float = 1.0
-    """Gradients of the actor are clipped to this norm; returns are in units of their spread."""
-    most_skipped: int = 20
-    """Gradients in a row that may be not finite before it is an error."""
-    ramp: int = 5
-    """Rounds over which the weight of the value rises to 1."""
-    value_hidden: tuple[int, ...] = (64, 64)
-    """Widths of the hidden layers of the value."""
-    value_members: int = 3
-    """Members of the value."""
-    pessimism: float = 0.0
-    """Spreads of the members below their mean at which a roll-out ends: where the data say little."""
-    value_updates: int = 8
-    """Gradient steps of the value for each of the actor."""
-    value_batch: int = 256
-    """States per gradient step of the value."""
-    value_learning_rate: float = 2e-3
-    """Rate of Adam for the value."""
-    target_every: int = 25
-    """Updates of the actor between two copies of the value for its targets."""
-
-    def __post_init__(self) -> None:
-        check_widths("hidden", self.hidden)
-        for name, kinds in (("actor", ACTORS), ("source", SOURCES)):
-            if getattr(self, name) not in kinds:
-                remedy = f"Write {name}='{kinds[0]}'."
-                raise UsageError(f"{name}: {' or '.join(kinds)}", repr(getattr(self, name)), remedy)
-        check_counts(
-            self,
-            ("updates", "starts", "recent", "most_skipped", "target_every", "value_batch"),
-            100,
-            "policy",
-        )
-        if self.horizon is not None:
-            positive_seconds(self.horizon, "horizon")
-        for name, usual in (("dt_spread", 1.5), ("growth", 1.05)):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 1):
-                remedy = f"Write policy={{'{name}': {usual}}}."
-                raise UsageError(f"{name} >= 1", getattr(self, name), remedy)
-
-    def intervals(self, interval: float) -> int:
-        """Control intervals of `interval` seconds in a roll-out.
-
-        Raises:
-            UsageError: for a horizon shorter than one of them.
-        """
-        if self.horizon is None:
-            return DEFAULT_INTERVALS
-        if self.horizon < interval * (1 - 1e-6):
-            remedy = f"Write policy={{'horizon': {DEFAULT_INTERVALS * interval:g}}}, or leave it out."
-            want = f"a horizon of at least one control interval, {interval:g} s"
-            raise UsageError(want, f"{self.horizon:g} s", remedy)
-        return max(1, round(self.horizon / interval))
 
 
 class PolicyReport(NamedTuple):
@@ -177,7 +88,7 @@ class ActorCritic(nn.Module):
             Stopped: as soon as `stop()` says True, asked at each update; the networks are half way then.
         """
         config = self.config
-        draw = _Courses(self, model, buffer, rng)
+        draw = Courses(self, model, buffer, rng)
         self._begin_round(draw)
         weight = min(1.0, int(self.rounds) / config.ramp) if config.ramp else 1.0
         actor_parameters = list(self.actor.parameters())
@@ -254,7 +165,7 @@ class ActorCritic(nn.Module):
         return torch.where(counts, j, 0.0).sum() / counts.sum().clamp_min(1) / self.value.out[1]
 
     @torch.no_grad()
-    def _begin_round(self, draw: _Courses) -> None:
+    def _begin_round(self, draw: Courses) -> None:
         """Take the scales of the data and of the returns; what was learned stays."""
         scale = Scale.of(draw.observations())
         self.actor.take_scale(scale)
@@ -300,75 +211,6 @@ class ActorCritic(nn.Module):
             loss.backward()
             adam.step()
         return float(loss.detach())
-
-
-class _Courses:
-    """Draws the courses from which a round learns."""
-
-    def __init__(
-        self, policy: ActorCritic, model: WorldModel, buffer: ReplayBuffer, rng: np.random.Generator
-    ) -> None:
-        self.policy, self.model, self.buffer, self.rng = policy, model, buffer, rng
-        self.device = policy.rounds.device
-        self.data = buffer.arrays()
-        # The least and the most that was earned per second in a recorded interval.
-        rates = self.data.reward / self.data.dt
-        self.reward_rates = float(rates.min()), float(rates.max())
-        config = policy.config
-        self.shape = (model.n_members, -(-config.starts // model.n_members))
-        serials = buffer.serials()
-        self.serials = serials[-config.recent :] if config.source == "decoupled" else serials
-
-    def observations(self) -> Tensor:
-        return torch.from_numpy(self.data.obs).to(self.device)
-
-    def mean_reward_rate(self) -> float:
-        return float(self.data.reward.sum() / self.data.dt.sum())
-
-    def __call__(self) -> Course:
-        policy = self.policy
-        starts = self.rng.choice(self.serials, self.shape)
-        if policy.config.source == "decoupled":
-            segment = self.buffer.segments(starts, policy.n_intervals)
-            segment = segment._replace(**{k: v.to(self.device) for k, v in segment._asdict().items()})
-            memory = segment.obs.new_zeros(*self.shape, policy.actor.n_memory)
-            return decoupled(self.model, policy.actor, memory, segment, policy.discount)
-        z, memory = self._starts(starts)
-        dt = self._intervals()
-        course = imagined(self.model, policy.actor, z, memory, dt, policy.discount)
-        weight, _ = policy.discount.over(dt)
-        low, high = (rate * dt * weight for rate in self.reward_rates)
-        # Where the data say little the model promises too much, and a gradient finds it.
-        return course._replace(reward=torch.minimum(torch.maximum(course.reward, low), high))
-
-    def _intervals(self) -> Tensor:
-        """Seconds ``[K, E, N]``: recorded ones, times a factor of each start, growing along the horizon."""
-        stretch = self.policy.stretch[:, None, None]
-        dt = self.rng.choice(self.data.dt, (len(stretch), *self.shape)) * stretch
-        dt = dt * self.policy.config.dt_spread ** self.rng.uniform(-1, 1, self.shape)
-        return torch.from_numpy(dt).float().to(self.device)
-
-    def _starts(self, serials: IntArray) -> tuple[Tensor, Tensor]:
-        """States ``[E, N, Z]``, and the memory ``[E, N, M]`` of an actor that came there as recorded.
-
-        It looks back over some of the burn-in, or not at all: episodes begin without a past.
-        """
-        actor, config = self.policy.actor, self.policy.config
-        if not actor.n_memory:
-            z = torch.from_numpy(self.buffer.obs[serials % self.buffer.capacity]).to(self.device)
-            return z, z[..., :0]
-        n = max(1, round(config.burn_in / self.policy.interval))
-        segment = self.buffer.segments(serials, n)
-        obs, dt, mask = (x.to(self.device) for x in (segment.obs, segment.dt, segment.mask))
-        memory = obs.new_zeros(*self.shape, actor.n_memory)
-        first = torch.from_numpy(self.rng.integers(n + 1, size=(*self.shape, 1))).to(self.device)
-        for k in range(n):
-            after = actor(obs[..., k, :], dt[..., k], memory)[1]
-            memory = torch.where((mask[..., k, None] > 0) & (first <= k), after, memory)
-        # Nothing begins where a task has ended.
-        over = segment.terminated.any(-1, keepdim=True).to(self.device)
-        z = torch.where(over, obs[..., 0, :], obs[..., -1, :])
-        return z, torch.where(over, 0.0, memory)
 
 
 def _take(parameters: list[nn.Parameter], gradient: tuple[Tensor | None, ...], most: float) -> float:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ode_rl.agents.actor_critic import PolicyConfig
 from ode_rl.agents.planners import PlannerConfig
+from ode_rl.agents.policy_config import PolicyConfig
 from ode_rl.agents.terminal_value import ValueConfig
 from ode_rl.errors import UsageError
 from ode_rl.fit import FitConfig

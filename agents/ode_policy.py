@@ -14,13 +14,14 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from ode_rl.agents.actor_critic import ActorCritic, PolicyConfig
+from ode_rl.agents.actor_critic import ActorCritic
 from ode_rl.agents.collecting import Collecting, undone_if_raised
 from ode_rl.agents.declared import box_arrays, load_exactly
 from ode_rl.agents.distillation import Distillation, distil
 from ode_rl.agents.learner import next_seconds
 from ode_rl.agents.model_gradient import Discount
 from ode_rl.agents.noise import exploration_noise
+from ode_rl.agents.policy_config import PolicyConfig
 from ode_rl.agents.presets import RUN_SETTINGS, load_preset
 from ode_rl.buffer import ReplayBuffer
 from ode_rl.checkpoint import Checkpoint

@@ -15,8 +15,9 @@ from _table import Result, append, read, setting
 
 from ode_rl.checkpoint import read_checkpoint
 from ode_rl.compare import Run, read_runs, solved
-from ode_rl.evaluate import evaluate_agent, true_agent
+from ode_rl.evaluate import evaluate_agent
 from ode_rl.files import read_json
+from ode_rl.load_agent import true_agent
 from ode_rl.robustness import RandomActions
 from ode_rl.run import RunFolder
 from ode_rl.train import TrainConfig, resume, train

@@ -126,7 +126,7 @@ def _loaded(
     device: str,
     trust: bool,
 ) -> Any:
-    from ode_rl.evaluate import load_agent, true_agent
+    from ode_rl.load_agent import load_agent, true_agent
     from ode_rl.user_code import load_known
 
     if model is None:
@@ -182,7 +182,8 @@ def distill_action(
 ) -> int:
     from ode_rl.agents import MPC, ODEPolicy
     from ode_rl.envs.task import make_task
-    from ode_rl.evaluate import evaluate_agent, load_agent
+    from ode_rl.evaluate import evaluate_agent
+    from ode_rl.load_agent import load_agent
     from ode_rl.run import RunFolder
     from ode_rl.user_code import load_known
 

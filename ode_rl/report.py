@@ -20,12 +20,12 @@ from ode_rl.envs.learned_world import LearnedWorld
 from ode_rl.envs.stage import CannotRender
 from ode_rl.envs.task_timing import Timing
 from ode_rl.errors import UsageError
-from ode_rl.evaluate import LoadedAgent, load_agent
 from ode_rl.files import write_json
 from ode_rl.held_out import HeldOutTask, agent_policy
 from ode_rl.imagined_return import both_returns, imagined_world
 from ode_rl.imagined_video import write_imagined_video
 from ode_rl.known import Known
+from ode_rl.load_agent import LoadedAgent, load_agent
 from ode_rl.model_quality import (
     HORIZONS,
     calibration_quality,

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ode_rl.agents.actor_critic import ActorCritic, PolicyConfig
+from ode_rl.agents.actor_critic import ActorCritic
 from ode_rl.agents.model_gradient import Discount
+from ode_rl.agents.policy_config import PolicyConfig
 from ode_rl.buffer import ReplayBuffer
 from ode_rl.errors import Stopped, UsageError
 from ode_rl.settings import build
@@ -182,7 +183,7 @@ def test_intervals_of_a_roll_out_are_recorded_ones_by_a_factor_of_each_start(
         seen.append(dt)
         raise Stopped
 
-    monkeypatch.setattr("ode_rl.agents.actor_critic.imagined", spied)
+    monkeypatch.setattr("ode_rl.agents.courses.imagined", spied)
     buffer = ReplayBuffer(10, 1, 1)
     for dt in (0.1, 0.2):
         one = np.zeros(1, np.float32)
@@ -207,7 +208,7 @@ def test_intervals_get_longer_along_the_horizon(monkeypatch: pytest.MonkeyPatch)
         seen.append(dt)
         raise Stopped
 
-    monkeypatch.setattr("ode_rl.agents.actor_critic.imagined", spied)
+    monkeypatch.setattr("ode_rl.agents.courses.imagined", spied)
     buffer = ReplayBuffer(10, 1, 1)
     one = np.zeros(1, np.float32)
     buffer.add(Transition(one, one, 0.0, one, 0.1, False, True))
@@ -227,7 +228,7 @@ def test_decoupled_courses_are_young(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.extend(segment.obs[..., 0, 0].flatten().tolist())
         raise Stopped
 
-    monkeypatch.setattr("ode_rl.agents.actor_critic.decoupled", spied)
+    monkeypatch.setattr("ode_rl.agents.courses.decoupled", spied)
     buffer = ReplayBuffer(100, 1, 1)
     for k in range(50):
         x = np.array([k], np.float32)
@@ -247,7 +248,7 @@ def test_a_hidden_state_is_filled_by_what_was_recorded_before_a_roll_out_begins(
         seen.append((z, memory))
         raise Stopped
 
-    monkeypatch.setattr("ode_rl.agents.actor_critic.imagined", spied)
+    monkeypatch.setattr("ode_rl.agents.courses.imagined", spied)
     buffer = ReplayBuffer(100, 1, 1)
     for k in range(4):  # one course of four intervals
         x = np.array([k], np.float32)

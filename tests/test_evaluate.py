@@ -20,8 +20,9 @@ from ode_rl.callbacks import kept_random_streams
 from ode_rl.envs.task import make_task
 from ode_rl.envs.task_timing import TaskTiming
 from ode_rl.errors import UsageError
-from ode_rl.evaluate import evaluate_agent, load_agent
+from ode_rl.evaluate import evaluate_agent
 from ode_rl.files import write_json
+from ode_rl.load_agent import load_agent
 from ode_rl.plots import plot_learning_curve
 from ode_rl.run import Episode, RunFolder
 from ode_rl.video import _grid, in_real_time, record_video

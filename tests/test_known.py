@@ -15,8 +15,8 @@ from ode_rl.agents import MPC
 from ode_rl.agents.plan_score import Objective, plan_scores
 from ode_rl.cli import main
 from ode_rl.errors import UsageError
-from ode_rl.evaluate import load_agent
 from ode_rl.known import NOTHING_KNOWN, Known, scaled
+from ode_rl.load_agent import load_agent
 from ode_rl.losses import segment_losses
 from ode_rl.names import PLANNERS
 from ode_rl.run import RunFolder

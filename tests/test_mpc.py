@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 import ode_rl.agents.mpc
 from ode_rl.agents import MPC
-from ode_rl.agents.mpc import PlanState
+from ode_rl.agents.plan_progress import PlanState
 from ode_rl.agents.planners import Deadline, Found, Warm
 from ode_rl.checkpoint import write_checkpoint
 from ode_rl.errors import UsageError

@@ -18,7 +18,7 @@ from ode_rl.agents.model_free import SAC
 from ode_rl.cli import main
 from ode_rl.envs.task import make_task
 from ode_rl.errors import UsageError
-from ode_rl.evaluate import load_agent
+from ode_rl.load_agent import load_agent
 
 ALGORITHMS = [
     *("stable_baselines3:SAC", "stable_baselines3:TD3", "stable_baselines3:PPO", "stable_baselines3:A2C"),

@@ -18,7 +18,8 @@ from ode_rl.envs.task import make_task
 from ode_rl.envs.task_timing import TaskTiming
 from ode_rl.envs.time_wrapper import wrappers_of
 from ode_rl.errors import UsageError
-from ode_rl.evaluate import evaluate_agent, load_agent
+from ode_rl.evaluate import evaluate_agent
+from ode_rl.load_agent import load_agent
 from ode_rl.timing import native_dt
 from tests.fakes import Push
 

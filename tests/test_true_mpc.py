@@ -19,7 +19,8 @@ from ode_rl.agents.true_mpc import TrueMPC, TrueState
 from ode_rl.cli import main
 from ode_rl.envs.task import make_task
 from ode_rl.errors import UsageError
-from ode_rl.evaluate import Watcher, evaluate_agent, true_agent
+from ode_rl.evaluate import Watcher, evaluate_agent
+from ode_rl.load_agent import true_agent
 
 Array = npt.NDArray[Any]
 SMALL: dict[str, Any] = {"candidates": 40, "iterations": 3, "elites": 6, "init_std": 0.6}
