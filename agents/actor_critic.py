@@ -148,12 +148,15 @@ class ActorCritic(nn.Module):
         adam = torch.optim.Adam(self.actor.parameters(), self.config.learning_rate)
         n = min(len(z), IMITATED)
         memory = z.new_zeros(n, self.actor.n_memory)
+        # To nothing at the end: noise in the examples is averaged out.
+        fading = torch.optim.lr_scheduler.CosineAnnealingLR(adam, updates)
         for _ in range(updates):
             at = torch.from_numpy(rng.choice(len(z), n, replace=False)).to(z.device)
             error = (self.actor(z[at], dt[at], memory)[0] - actions[at]).square().mean()
             adam.zero_grad(set_to_none=True)
             error.backward()
             adam.step()
+            fading.step()
 
     def _returns(self, course: Course, value: Tensor, weight: float = 1.0) -> Tensor:
         """`mean_over_horizons` of a value that promises no more than its bounds."""

@@ -31,6 +31,11 @@ Seconds: TypeAlias = npt.NDArray[np.float64]
 
 # Roll-outs of the policy per member and round: half from where episodes began, half from recorded states.
 COURSES = 40
+# How far beside a recorded start others are tried, in spreads of what was recorded: further away may be no
+# state of the task (cosines and sines).
+NEAR = 0.1
+# Hidden layers of a policy that is taught: examples by the thousand bear more than gradients do.
+HIDDEN = (256, 256)
 # Different control intervals about which the planner is asked in a round, at most, or one for each ratio.
 KINDS = 6
 
@@ -45,7 +50,7 @@ class Distillation:
     """States per round about which the planner is asked."""
     steps: int = 4
     """Intervals of each plan that are answers: it goes on in the states to which it leads."""
-    updates: int = 500
+    updates: int = 1500
     """Gradient steps of the policy after each round."""
     intervals: int = 100
     """Control intervals for which the policy is followed in the world model."""
@@ -137,9 +142,12 @@ def _followed(
     buffer, model = planner.buffer, planner.model
     recorded, serials = buffer.arrays().obs, buffer.serials()
     begins = np.setdiff1d(serials, buffer.following(serials)) - serials[0]
-    first = recorded[rng.choice(begins, COURSES // 2)]
-    starts = torch.from_numpy(np.concatenate([first, recorded[rng.choice(len(recorded), COURSES // 2)]]))
-    z = starts.to(planner.device).expand(model.n_members, -1, -1)
+    one, other = (recorded[rng.choice(begins, COURSES // 2)] for _ in range(2))
+    # Near these, as they differ: a policy that is followed from the same few starts learns them by heart.
+    most = NEAR * recorded.std(0)
+    first = one + np.clip(rng.uniform(-0.5, 0.5, (len(one), 1)) * (other - one), -most, most)
+    starts = np.concatenate([first, recorded[rng.choice(len(recorded), COURSES // 2)]])
+    z = torch.from_numpy(starts).float().to(planner.device).expand(model.n_members, -1, -1)
     dt = torch.from_numpy(_durations(planner, how, COURSES, rng)).to(z).expand(how.intervals, *z.shape[:2])
     memory = z.new_zeros(*z.shape[:2], policy.actor.n_memory)
     course = imagined(model, policy.actor, z, memory, dt, policy.discount)

@@ -27,6 +27,7 @@ from ode_rl.agents.plan_score import Objective, assigned_scores, ensemble_scores
 from ode_rl.agents.planners import Deadline, Found, Warm, cold_start, renewed, search
 from ode_rl.agents.presets import RUN_SETTINGS, load_preset
 from ode_rl.agents.terminal_value import TerminalValue
+from ode_rl.best_use import BLIND
 from ode_rl.buffer import ReplayBuffer
 from ode_rl.checkpoint import Checkpoint
 from ode_rl.errors import Stopped, UsageError
@@ -81,6 +82,9 @@ class MPC(Collecting):
         width = min(settings.model.hidden, default=0)
         precision = resolve_precision(settings.precision, self.device, width, plans_each)
         settings = replace(settings, precision=precision)
+        if settings.model.structure == BLIND:
+            # It takes every interval for a native one, those that get longer along the horizon, too.
+            settings = replace(settings, growth=1.0)
         self.settings = settings
         plan = (settings.horizon, settings.knots, settings.n_knots, settings.growth, settings.coast)
         self.grid = PlanGrid.of(self.interval, *plan)

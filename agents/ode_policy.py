@@ -17,7 +17,7 @@ from torch import Tensor
 from ode_rl.agents.actor_critic import ActorCritic
 from ode_rl.agents.collecting import Collecting, undone_if_raised
 from ode_rl.agents.declared import box_arrays, load_exactly
-from ode_rl.agents.distillation import Distillation, distil
+from ode_rl.agents.distillation import HIDDEN, Distillation, distil
 from ode_rl.agents.learner import next_seconds
 from ode_rl.agents.model_gradient import Discount
 from ode_rl.agents.noise import exploration_noise
@@ -197,10 +197,14 @@ class ODEPolicy(Collecting):
         if not planner.fits:
             raise UsageError("a planner that has learned", "a new one", "Write planner.learn(1000) first.")
         how = build(Distillation, dict(distillation or {}))
-        own = {"gamma": planner.settings.gamma, "model": plain(planner.settings.model)}
+        own: dict[str, Any] = {
+            "gamma": planner.settings.gamma,
+            "model": plain(planner.settings.model),
+            "policy": {"hidden": HIDDEN},
+        }
         device = str(planner.device)
         agent = cls(
-            planner.env, None, planner.seed, device, planner.dt, known=planner.known, **(own | settings)
+            planner.env, None, planner.seed, device, planner.dt, known=planner.known, **merged(own, settings)
         )
         agent.model.load_state_dict(planner.model.state_dict())
         agent.buffer.restore(planner.buffer.state())

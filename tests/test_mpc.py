@@ -365,6 +365,14 @@ def test_an_agent_learns_and_acts_with_every_planner(method: str, env: str) -> N
     assert float(np.ptp(action)) > 0
 
 
+def test_a_model_that_is_blind_to_time_plans_in_native_intervals_alone() -> None:
+    growing: dict[str, Any] = {"growth": 1.2, "horizon": 0.6}
+    blind = mpc(model={**TINY["model"], "structure": "residual-mlp"}, **growing)
+    assert blind.grid.intervals() == pytest.approx([blind.interval] * 12)
+    assert blind.config["settings"]["growth"] == 1.0
+    assert len(mpc(model={**TINY["model"], "structure": "dt-mlp"}, **growing).grid.intervals()) < 12
+
+
 @pytest.mark.parametrize("structure", DISCRETE_MODELS)
 def test_a_rival_without_a_vector_field_needs_no_word_on_what_the_state_is(structure: str) -> None:
     agent = mpc(model={**TINY["model"], "structure": structure}).learn(34)

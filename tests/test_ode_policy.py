@@ -20,7 +20,8 @@ from torch import Tensor
 import ode_rl.agents.distillation
 import ode_rl.agents.mpc
 from ode_rl.agents import MPC, ODEPolicy
-from ode_rl.agents.distillation import Distillation
+from ode_rl.agents.distillation import COURSES, Distillation
+from ode_rl.agents.model_gradient import imagined
 from ode_rl.agents.planners import Deadline
 from ode_rl.cli import main
 from ode_rl.envs.task import make_task
@@ -493,6 +494,26 @@ def test_the_planner_is_asked_about_intervals_as_they_were_recorded(monkeypatch:
     asked.clear()
     ODEPolicy.distilled(planner, distillation={**few, "ratios": (0.5, 2.0)})
     assert all(np.isclose(np.outer((0.5, 2.0), recorded), dt).any() for dt in asked)
+
+
+def test_a_policy_is_followed_from_near_the_recorded_starts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    planner = MPC(CART, seed=0, **{**PLANNER, "warmup_steps": 120}).learn(120)
+    followed: list[npt.NDArray[Any]] = []
+    follow = imagined
+
+    def spied(*about: Any) -> Any:
+        followed.append(about[2][0].numpy())
+        return follow(*about)
+
+    monkeypatch.setattr(ode_rl.agents.distillation, "imagined", spied)
+    few = {"rounds": 1, "states": 20, "updates": 10, "intervals": 5}
+    ODEPolicy.distilled(planner, distillation=few)
+    recorded, begun = planner.buffer.arrays().obs, followed[0][: COURSES // 2]
+    firsts = np.stack([t.obs[0] for t in planner.buffer.trajectories()])
+    apart = np.abs(begun[:, None] - firsts).max(-1).min(1)
+    assert (apart > 0).mean() > 0.3
+    off = (np.abs(begun[:, None] - firsts) / recorded.std(0)).max(-1).min(1)
+    assert off.max() < 0.1 + 1e-4
 
 
 def test_of_all_rounds_the_policy_that_earns_most_in_the_model_remains(
