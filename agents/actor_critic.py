@@ -192,8 +192,8 @@ class ActorCritic(nn.Module):
 
     def _seconds_ahead(self) -> float:
         """Over how many seconds a steady reward adds up in a return."""
-        rho = self.discount.rho
-        return 1 / rho if rho > 0 else self.n_intervals * self.interval
+        for_ever = self.discount.seconds_of_ever
+        return for_ever if math.isfinite(for_ever) else self.n_intervals * self.interval
 
     def _regress(
         self, course: Course, target: TerminalValue, adam: torch.optim.Optimizer, rng: np.random.Generator

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
@@ -14,7 +14,10 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from ode_rl.agents.learner import Learner, next_seconds
+from ode_rl.agents.presets import RUN_SETTINGS, load_preset
 from ode_rl.buffer import ReplayBuffer
+from ode_rl.known import NOTHING_KNOWN, Known
+from ode_rl.settings import build, merged, plain
 from ode_rl.types import Transition
 
 C = TypeVar("C", bound="Collecting")
@@ -23,13 +26,57 @@ C = TypeVar("C", bound="Collecting")
 class Collecting(Learner):
     """The loop of acting and learning in rounds; see `Learner` for how a run goes on where it was cut off.
 
-    A subclass has a `buffer` and, in `_progress`, a NamedTuple that begins with ``obs [n, O]`` and the
-    `starts` of episodes ``[n]`` and has defaults for the rest; `_round_at` is the step of its last round.
+    A subclass says which `Settings` it has and makes its parts in `_build`. It has a `buffer` and, in
+    `_progress`, a NamedTuple that begins with ``obs [n, O]`` and the `starts` of episodes ``[n]`` and has
+    defaults for the rest; `_round_at` is the step of its last round.
     """
 
+    Settings: ClassVar[type[Any]]
+    """The dataclass of its settings."""
+    settings: Any
     buffer: ReplayBuffer
     _progress: Any
     _round_at: int
+
+    def __init__(
+        self,
+        env: Any,
+        preset: str | None = "auto",
+        seed: int | None = None,
+        device: str = "auto",
+        dt: float | None = None,
+        verbose: int = 0,
+        known: Known = NOTHING_KNOWN,
+        **settings: Any,
+    ) -> None:
+        super().__init__(env, seed, device, dt, verbose)
+        self.known = known
+        self.preset, tuned = load_preset(self.name, self.env_id, preset)
+        tuned = self._suited({k: v for k, v in tuned.items() if k not in RUN_SETTINGS})
+        self._build(build(self.Settings, merged(tuned, settings)))
+
+    def _suited(self, tuned: dict[str, Any]) -> dict[str, Any]:
+        """What of a preset suits the environment."""
+        return tuned
+
+    @abstractmethod
+    def _build(self, settings: Any) -> None:
+        """Make the parts of a new agent."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """All resolved settings, as JSON values."""
+        return {
+            "agent": self.name,
+            "env_id": self.env_id,
+            "dt": self.dt,
+            "interval": self.interval,
+            "seed": self.seed,
+            "device": str(self.device),
+            "preset": self.preset,
+            "known": self.known.names,
+            "settings": plain(self.settings),
+        }
 
     @abstractmethod
     def _round_is_due(self) -> bool:

@@ -25,7 +25,6 @@ from ode_rl.agents.plan_grid import PlanGrid, unique_seconds
 from ode_rl.agents.plan_progress import PlanState, Progress
 from ode_rl.agents.plan_score import Objective, assigned_scores, ensemble_scores
 from ode_rl.agents.planners import Deadline, Found, Warm, cold_start, renewed, search
-from ode_rl.agents.presets import RUN_SETTINGS, load_preset
 from ode_rl.agents.terminal_value import TerminalValue
 from ode_rl.best_use import BLIND
 from ode_rl.buffer import ReplayBuffer
@@ -33,9 +32,9 @@ from ode_rl.checkpoint import Checkpoint
 from ode_rl.errors import Stopped, UsageError
 from ode_rl.fit import fit
 from ode_rl.inference import FastModel, resolve_precision
-from ode_rl.known import NOTHING_KNOWN, Known
+from ode_rl.known import Known
 from ode_rl.returns import discount_rate
-from ode_rl.settings import build, merged, plain
+from ode_rl.settings import build
 from ode_rl.types import FloatArray
 
 log = logging.getLogger(__name__)
@@ -55,24 +54,8 @@ class MPC(Collecting):
         UsageError: for spaces it cannot act in, an unknown preset or setting, an unknown step time.
     """
 
-    name = "mpc"
-
-    def __init__(
-        self,
-        env: Any,
-        preset: str | None = "auto",
-        seed: int | None = None,
-        device: str = "auto",
-        dt: float | None = None,
-        verbose: int = 0,
-        known: Known = NOTHING_KNOWN,
-        **settings: Any,
-    ) -> None:
-        super().__init__(env, seed, device, dt, verbose)
-        self.known = known
-        self.preset, tuned = load_preset("mpc", self.env_id, preset)
-        tuned = {k: v for k, v in tuned.items() if k not in RUN_SETTINGS}
-        self._build(build(MPCConfig, merged(tuned, settings)))
+    name, Settings = "mpc", MPCConfig
+    settings: MPCConfig
 
     def _build(self, settings: MPCConfig) -> None:
         # What is written to files is what was decided: a resumed run plans as before.
@@ -101,21 +84,6 @@ class MPC(Collecting):
             self.policy = policy.to(self.device)
         self.buffer = ReplayBuffer(settings.buffer_size, n_obs, n_action)
         self._progress = Progress(np.zeros((0, n_obs)), np.zeros(0, bool))
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """All resolved settings, as JSON values."""
-        return {
-            "agent": self.name,
-            "env_id": self.env_id,
-            "dt": self.dt,
-            "interval": self.interval,
-            "seed": self.seed,
-            "device": str(self.device),
-            "preset": self.preset,
-            "known": self.known.names,
-            "settings": plain(self.settings),
-        }
 
     # -- acting ---------------------------------------------------------------------------------------
 

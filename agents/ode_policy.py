@@ -22,12 +22,11 @@ from ode_rl.agents.learner import next_seconds
 from ode_rl.agents.model_gradient import Discount
 from ode_rl.agents.noise import exploration_noise
 from ode_rl.agents.policy_config import PolicyConfig
-from ode_rl.agents.presets import RUN_SETTINGS, load_preset
 from ode_rl.buffer import ReplayBuffer
 from ode_rl.checkpoint import Checkpoint
 from ode_rl.errors import Stopped, UsageError
 from ode_rl.fit import FitConfig, fit
-from ode_rl.known import NOTHING_KNOWN, Known
+from ode_rl.known import Known
 from ode_rl.returns import discount_rate
 from ode_rl.settings import build, check_counts, merged, plain
 from ode_rl.state import STATE_SPECS
@@ -120,24 +119,8 @@ class ODEPolicy(Collecting):
             shorter than one control interval.
     """
 
-    name = "ode-policy"
-
-    def __init__(
-        self,
-        env: Any,
-        preset: str | None = "auto",
-        seed: int | None = None,
-        device: str = "auto",
-        dt: float | None = None,
-        verbose: int = 0,
-        known: Known = NOTHING_KNOWN,
-        **settings: Any,
-    ) -> None:
-        super().__init__(env, seed, device, dt, verbose)
-        self.known = known
-        self.preset, tuned = load_preset(self.name, self.env_id, preset)
-        tuned = {k: v for k, v in tuned.items() if k not in RUN_SETTINGS}
-        self._build(build(ODEPolicyConfig, merged(self._suited(tuned), settings)))
+    name, Settings = "ode-policy", ODEPolicyConfig
+    settings: ODEPolicyConfig
 
     def _suited(self, tuned: dict[str, Any]) -> dict[str, Any]:
         """A preset without its model's structure where observations are not those of the bare task."""
@@ -158,21 +141,6 @@ class ODEPolicy(Collecting):
         self.rounds, self._round_at, self.skipped = 0, 0, 0
         self._progress = Progress(np.zeros((0, n_obs)), np.zeros(0, bool))
         self._warned = False
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """All resolved settings, as JSON values."""
-        return {
-            "agent": self.name,
-            "env_id": self.env_id,
-            "dt": self.dt,
-            "interval": self.interval,
-            "seed": self.seed,
-            "device": str(self.device),
-            "preset": self.preset,
-            "known": self.known.names,
-            "settings": plain(self.settings),
-        }
 
     @classmethod
     def distilled(
