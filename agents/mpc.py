@@ -20,18 +20,17 @@ from ode_rl.agents.learner import next_seconds
 from ode_rl.agents.model_gradient import Discount
 from ode_rl.agents.mpc_config import MPCConfig
 from ode_rl.agents.noise import exploration_noise
-from ode_rl.agents.noise_stream import noise_of_call
-from ode_rl.agents.plan_grid import PlanGrid, unique_seconds
+from ode_rl.agents.plan_grid import PlanGrid
 from ode_rl.agents.plan_progress import PlanState, Progress
-from ode_rl.agents.plan_score import Objective, assigned_scores, ensemble_scores
-from ode_rl.agents.planners import Deadline, Found, Warm, cold_start, renewed, search
+from ode_rl.agents.planners import Deadline
+from ode_rl.agents.planning import Planning
 from ode_rl.agents.terminal_value import TerminalValue
 from ode_rl.best_use import BLIND
 from ode_rl.buffer import ReplayBuffer
 from ode_rl.checkpoint import Checkpoint
 from ode_rl.errors import Stopped, UsageError
 from ode_rl.fit import fit
-from ode_rl.inference import FastModel, resolve_precision
+from ode_rl.inference import resolve_precision
 from ode_rl.known import Known
 from ode_rl.returns import discount_rate
 from ode_rl.settings import build
@@ -71,8 +70,7 @@ class MPC(Collecting):
         self.settings = settings
         plan = (settings.horizon, settings.knots, settings.n_knots, settings.growth, settings.coast)
         self.grid = PlanGrid.of(self.interval, *plan)
-        self._fast: FastModel | None = None
-        self.fits, self._round_at, self.fallbacks = 0, 0, 0
+        self.fits, self._round_at = 0, 0
         n_obs, n_action = self.observation_space.shape[0], self.action_space.shape[0]
         weights = torch.Generator().manual_seed(self.seed)
         self.model = self._world_model(settings.model, weights)
@@ -82,8 +80,17 @@ class MPC(Collecting):
             discount = Discount(discount_rate(settings.gamma, self.dt), self.dt)
             policy = ActorCritic(n_obs, n_action, self.interval, discount, settings.policy, weights)
             self.policy = policy.to(self.device)
+        rho = discount_rate(settings.gamma, self.dt)
+        self.planning = Planning(
+            self.model, self.value, self.policy, self.grid, settings, rho, n_action, self.seed
+        )
         self.buffer = ReplayBuffer(settings.buffer_size, n_obs, n_action)
         self._progress = Progress(np.zeros((0, n_obs)), np.zeros(0, bool))
+
+    @property
+    def fallbacks(self) -> int:
+        """How often no plan of a robot had a finite score, so that the previous plan went on."""
+        return self.planning.fallbacks
 
     # -- acting ---------------------------------------------------------------------------------------
 
@@ -123,148 +130,29 @@ class MPC(Collecting):
         deadline: Deadline,
         proposals: Tensor | None = None,
     ) -> tuple[npt.NDArray[Any], PlanState]:
-        before = self._start(rows, state, episode_start)
-        noise = self._noise(before.calls)
+        before = self.planning.start(len(rows), state, episode_start)
+        noise = self.planning.noise(before.calls)
         # The gradient planner differentiates what it scores.
         mode = torch.no_grad if self.settings.planner.method == "gradient" else torch.inference_mode
         with mode():
             z = torch.from_numpy(rows).to(self.device)
-            scaled, warm, scored = self._plan(z, before.warm, noise, dt, deadline, proposals)
+            scaled, warm, scored = self.planning.actions(z, before.warm, noise, dt, deadline, proposals)
             if not deterministic and self.settings.explore_std:
                 jitter = torch.randn(scaled.shape, generator=noise, device=self.device)
                 scaled = (scaled + self.settings.explore_std * jitter).clamp(-1, 1)
         return self._to_env(scaled.cpu().numpy()), PlanState(warm, before.calls + 1, before.scored + scored)
 
-    def _plan(
-        self,
-        z: Tensor,
-        warm: Warm,
-        noise: torch.Generator,
-        dt: Any,
-        deadline: Deadline,
-        proposals: Tensor | None,
-    ) -> tuple[Tensor, Warm, int]:
-        """First actions ``[B, A]`` scaled to [-1, 1], the warm start of the next call, plans scored."""
-        groups = unique_seconds(dt, len(z), self.interval)
-        if len(groups) == 1:
-            return self._search(z, warm, noise, groups[0][0], deadline, proposals)
-        action, after, scored = torch.empty(len(z), warm.mean.shape[-1], device=z.device), warm, 0
-        mean, elites = warm.mean.clone(), warm.elites.clone()
-        for seconds, own in groups:
-            own = own.to(z.device)
-            part = Warm(warm.mean[own], warm.elites[own])
-            own_proposals = None if proposals is None else proposals[own]
-            action[own], after, n = self._search(z[own], part, noise, seconds, deadline, own_proposals)
-            mean[own], elites[own], scored = after.mean, after.elites, max(scored, n)
-        return action, Warm(mean, elites), scored
-
-    def _search(
-        self,
-        z: Tensor,
-        warm: Warm,
-        noise: torch.Generator,
-        seconds: float,
-        deadline: Deadline,
-        proposals: Tensor | None,
-    ) -> tuple[Tensor, Warm, int]:
-        """First actions ``[B, A]``, the warm start of the next call, and how many plans were scored."""
-        found = self._found(z, warm, noise, seconds, deadline, proposals)
-        first = self.grid.spread_out(self.grid.intervals(seconds), found.plan)(found.plan)[:, 0]
-        return first, self.grid.shifted(found.warm, seconds), found.n_scored
-
-    def _found(
-        self,
-        z: Tensor,
-        warm: Warm,
-        noise: torch.Generator,
-        seconds: float,
-        deadline: Deadline,
-        proposals: Tensor | None,
-    ) -> Found:
-        config, intervals = self.settings, self.grid.intervals(seconds)
-        dt = torch.tensor(intervals, device=self.device)
-        actions = self.grid.spread_out(intervals, warm.mean)
-        model = self.model if config.planner.method == "gradient" else self._fast_model()
-        objective = self._objective(deadline)
-        if self.policy is not None and int(self.policy.rounds):
-            own = self.policy.plans(self.model, z, dt)[:, :, self.grid.at_knots(intervals)]
-            proposals = own if proposals is None else torch.cat([proposals, own], 1)
-
-        def by_all(plans: Tensor) -> Tensor:
-            return ensemble_scores(model, z, actions(plans), dt, objective)
-
-        def by_one_each(plans: Tensor) -> Tensor:
-            return assigned_scores(model, z, actions(plans), dt, objective, noise)
-
-        if config.asks_all_members:
-            found = search(by_all, warm, config.planner, noise, None, proposals, deadline)
-        else:
-            n = config.model.n_members
-            found = search(
-                by_one_each, warm, config.planner, noise, by_all, proposals, deadline, judge_cost=n
-            )
-        self._say_if_lost(found)
-        return found
-
     def best_plans(
         self, observation: FloatArray, dt: float | None = None, searches: int = 3
     ) -> tuple[Tensor, Tensor]:
-        """The best plan from each observation ``[B, O]``, for who wants to imitate it.
+        """The best plan from each observation ``[B, O]``, for who wants to imitate it; see `Planning`.
 
         Returns scaled actions ``[B, H, A]``, one per interval of the plan (``agent.grid.intervals(dt)``), and
         which rows ``[B]`` have a plan with a finite score. The first action will be held for `dt` seconds,
-        or None for the control interval. There are several `searches`, each from where the one before ended:
-        nothing else is known of these observations.
+        or None for the control interval.
         """
         rows = self._check_observation(np.asarray(observation, np.float32))
-        seconds = self.interval if dt is None else dt
-        state, intervals = self._start(rows, None, None), self.grid.intervals(seconds)
-        warm, z = state.warm, torch.from_numpy(rows).to(self.device)
-        with torch.no_grad():
-            for call in range(searches):
-                found = self._found(z, warm, self._noise(call), seconds, Deadline(), None)
-                warm = found.warm
-            return self.grid.spread_out(intervals, found.plan)(found.plan), found.ok
-
-    def _objective(self, deadline: Deadline) -> Objective:
-        config = self.settings
-        value: TerminalValue | None = None
-        if self.policy is not None and int(self.policy.rounds):
-            value = self.policy.value
-        elif int(self.value.n_fits) and config.value.applies(self.model.ends):
-            value = self.value
-        stop = None if deadline.at == float("inf") else deadline.check
-        return Objective(
-            discount_rate(config.gamma, self.dt), value, config.action_cost, config.uncertainty, stop
-        )
-
-    def _fast_model(self) -> FastModel:
-        if self._fast is None:
-            self._fast = FastModel(self.model, self.settings.precision)
-        return self._fast
-
-    def _say_if_lost(self, found: Found) -> None:
-        lost = int((~found.ok).sum())
-        if lost and not found.out_of_time:
-            self.fallbacks += lost
-            log.warning(
-                "no plan of %d robot(s) has a finite score: the previous plan goes on (%d times so far)",
-                lost,
-                self.fallbacks,
-            )
-
-    def _start(self, rows: FloatArray, state: Any, episode_start: Any) -> PlanState:
-        n = len(rows)
-        shape = (n, self.grid.knots.n, self.action_space.shape[0])
-        if not isinstance(state, PlanState) or tuple(state.warm.mean.shape) != shape:
-            return PlanState(cold_start(shape, self.settings.planner, self._noise(-1)), 0)
-        if episode_start is None or not np.any(episode_start):
-            return state
-        fresh = cold_start(shape, self.settings.planner, self._noise(state.calls, 1))
-        return state._replace(warm=renewed(state.warm, fresh, episode_start))
-
-    def _noise(self, call: int, stream: int = 0) -> torch.Generator:
-        return noise_of_call(self.seed, call, stream, self.device)
+        return self.planning.best_plans(torch.from_numpy(rows).to(self.device), dt, searches)
 
     def _scaled_plans(self, plans: Any, n: int) -> Tensor:
         found = torch.from_numpy(np.asarray(self._from_env(np.asarray(plans, np.float32)), np.float32))
@@ -308,7 +196,7 @@ class MPC(Collecting):
         except Stopped:
             return False
         self.fits, self._round_at = self.fits + 1, self.num_timesteps
-        self._fast = None
+        self.planning.renew()
         self.logger.dump(self.num_timesteps)
         return True
 
@@ -372,6 +260,6 @@ class MPC(Collecting):
         agent.num_timesteps, agent.fits = int(parts.meta["num_timesteps"]), int(parts.meta["fits"])
         agent._round_at = int(parts.meta["fitted_at"])
         agent.rng.bit_generator.state = parts.meta["rng"]
-        agent.fallbacks = int(parts.meta.get("fallbacks", 0))
+        agent.planning.fallbacks = int(parts.meta.get("fallbacks", 0))
         agent._progress = Progress.of(parts.tensors, parts.meta.get("plan"), agent.device)
         return agent

@@ -123,15 +123,9 @@ def _gradient(agent: MPC) -> MPC:
     return _copy(agent, planner={"method": "gradient"})
 
 
-class _PlainMPC(MPC):
-    """Plans with all members on all candidates in float32 through rk4, as a straightforward program would."""
-
-    def _fast_model(self) -> object:  # type: ignore[override]
-        return self.model
-
-
 def _plain(agent: MPC) -> MPC:
-    other = _PlainMPC(
+    """Plans with all members on all candidates in float32 through rk4, as a straightforward program would."""
+    other = MPC(
         agent.env_id,
         seed=agent.seed,
         device="cpu",
@@ -142,4 +136,5 @@ def _plain(agent: MPC) -> MPC:
     other.model.load_state_dict(agent.model.state_dict())
     other.value.load_state_dict(agent.value.state_dict())
     other.fits = agent.fits
+    other.planning._fast_model = lambda: other.model  # type: ignore[method-assign, assignment, return-value]
     return other

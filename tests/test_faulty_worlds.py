@@ -269,7 +269,7 @@ def test_the_planner_acts_within_bounds_when_no_plan_has_a_finite_score(
     with torch.no_grad():
         for parameter in agent.model.dynamics.parameters():
             parameter.fill_(1e30)
-    agent._fast = None
+    agent.planning.renew()
     action, state = agent.predict(np.zeros((3, 2), np.float32))
     for _ in range(3):
         action, state = agent.predict(np.ones((3, 2), np.float32), state)

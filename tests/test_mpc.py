@@ -17,7 +17,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-import ode_rl.agents.mpc
+import ode_rl.agents.planning
 from ode_rl.agents import MPC
 from ode_rl.agents.plan_progress import PlanState
 from ode_rl.agents.planners import Deadline, Found, Warm
@@ -208,7 +208,7 @@ def test_the_first_action_of_the_plan_is_taken_and_the_rest_of_it_is_where_the_n
     cart: MPC, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planner = StubPlanner()
-    monkeypatch.setattr("ode_rl.agents.mpc.search", planner)
+    monkeypatch.setattr("ode_rl.agents.planning.search", planner)
     obs = observations(3)
     action, state = cart.predict(obs)
     assert action.tolist() == [[0.0]] * 3
@@ -289,7 +289,7 @@ class Deaf:
 def test_a_batch_with_its_own_durations_is_planned_as_robot_by_robot(
     cart: MPC, monkeypatch: pytest.MonkeyPatch, dt: Any
 ) -> None:
-    monkeypatch.setattr("ode_rl.agents.mpc.search", Deaf())
+    monkeypatch.setattr("ode_rl.agents.planning.search", Deaf())
     obs, each = observations(3), [dt] * 3 if isinstance(dt, float) else dt
     together, state = cart.predict(obs, dt=dt)
     later, _ = cart.predict(obs, state, dt=dt)
@@ -385,13 +385,13 @@ def test_all_members_are_asked_where_it_was_said_or_their_disagreement_counts(
 ) -> None:
     asked: list[str] = []
     for name in ("assigned_scores", "ensemble_scores"):
-        real = getattr(ode_rl.agents.mpc, name)
+        real = getattr(ode_rl.agents.planning, name)
 
         def spied(*args: Any, name: str = name, real: Any = real) -> Any:
             asked.append(name)
             return real(*args)
 
-        monkeypatch.setattr(ode_rl.agents.mpc, name, spied)
+        monkeypatch.setattr(ode_rl.agents.planning, name, spied)
     mpc(**settings).predict(observations(2))
     assert set(asked) == {"ensemble_scores"}
     mpc().predict(observations(2))
@@ -446,7 +446,7 @@ def test_a_proposed_plan_is_tried_in_the_units_of_the_task(
         given.append(proposals)
         return StubPlanner()(score, warm)
 
-    monkeypatch.setattr("ode_rl.agents.mpc.search", stub)
+    monkeypatch.setattr("ode_rl.agents.planning.search", stub)
     obs, plan = observations(2), np.array([3.0, -3.0, 0.0, 1.5]).reshape(1, 4, 1)
     cart.predict(obs, proposals=plan)
     cart.predict(obs, proposals=np.stack([plan, -plan]))
@@ -555,7 +555,7 @@ def test_where_no_plan_has_a_finite_score_the_plan_of_before_goes_on_and_that_is
     with torch.no_grad():
         for weight in agent.model.dynamics.parameters():
             weight.fill_(torch.nan)
-    agent._fast = None
+    agent.planning.renew()
     with caplog.at_level(logging.WARNING):
         action, after = agent.predict(obs, state)
         agent.predict(obs, after)

@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor
 
 import ode_rl.agents.distillation
-import ode_rl.agents.mpc
+import ode_rl.agents.planning
 from ode_rl.agents import MPC, ODEPolicy
 from ode_rl.agents.distillation import COURSES, Distillation
 from ode_rl.agents.model_gradient import imagined
@@ -381,7 +381,7 @@ def test_a_planner_tries_what_the_policy_would_do_and_ends_in_its_value(
     assert agent.policy is not None
     assert int(agent.policy.rounds) == agent.fits == 2
     given: list[Any] = []
-    real = ode_rl.agents.mpc.search  # type: ignore[attr-defined]
+    real = ode_rl.agents.planning.search  # type: ignore[attr-defined]
 
     def spied(
         score: Any, warm: Any, config: Any, noise: Any, judge: Any, plans: Any, *rest: Any, **more: Any
@@ -389,7 +389,7 @@ def test_a_planner_tries_what_the_policy_would_do_and_ends_in_its_value(
         given.append(plans)
         return real(score, warm, config, noise, judge, plans, *rest, **more)
 
-    monkeypatch.setattr(ode_rl.agents.mpc, "search", spied)
+    monkeypatch.setattr(ode_rl.agents.planning, "search", spied)
     obs = observations(3)
     agent.predict(obs)
     plans = given[0]
@@ -401,7 +401,7 @@ def test_a_planner_tries_what_the_policy_would_do_and_ends_in_its_value(
         then = agent.model.step(z.expand(2, 3, 2), first.expand(2, 3, 1), torch.tensor(0.05)).z
         second, _ = agent.policy.actor(then, torch.full((2, 3), 0.05), then[..., :0])
     torch.testing.assert_close(plans[:, :, 1].transpose(0, 1), second)
-    objective = agent._objective(Deadline())
+    objective = agent.planning._objective(Deadline())
     assert objective.value is agent.policy.value
     # Plans of the caller come first.
     agent.predict(obs, proposals=np.zeros((1, 4, 1)))

@@ -1,0 +1,181 @@
+"""The search for plans in a learned world, from the states of many robots at once."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ode_rl.agents.actor_critic import ActorCritic
+from ode_rl.agents.mpc_config import MPCConfig
+from ode_rl.agents.noise_stream import noise_of_call
+from ode_rl.agents.plan_grid import PlanGrid, unique_seconds
+from ode_rl.agents.plan_progress import PlanState
+from ode_rl.agents.plan_score import Objective, assigned_scores, ensemble_scores
+from ode_rl.agents.planners import Deadline, Found, Warm, cold_start, renewed, search
+from ode_rl.agents.terminal_value import TerminalValue
+from ode_rl.inference import FastModel
+from ode_rl.world_model import WorldModel
+
+log = logging.getLogger(__name__)
+
+
+class Planning:
+    """Plans in `model`, which end in `value`, or in that of `policy`, whose plans are tried among the first.
+
+    `grid` says how plans lie in time, `rho` discounts per second, and noise is a function of `seed` and of
+    the number of the call. States are ``z [B, Z]``, actions scaled to [-1, 1].
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        value: TerminalValue,
+        policy: ActorCritic | None,
+        grid: PlanGrid,
+        settings: MPCConfig,
+        rho: float,
+        n_action: int,
+        seed: int,
+    ) -> None:
+        self.model, self.value, self.policy = model, value, policy
+        self.grid, self.settings, self.rho = grid, settings, rho
+        self.n_action, self.seed = n_action, seed
+        self.fallbacks = 0
+        self._fast: FastModel | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.log_noise.device
+
+    def actions(
+        self,
+        z: Tensor,
+        warm: Warm,
+        noise: torch.Generator,
+        dt: Any,
+        deadline: Deadline,
+        proposals: Tensor | None,
+    ) -> tuple[Tensor, Warm, int]:
+        """First actions ``[B, A]`` scaled to [-1, 1], the warm start of the next call, plans scored."""
+        groups = unique_seconds(dt, len(z), self.grid.dt)
+        if len(groups) == 1:
+            return self._search(z, warm, noise, groups[0][0], deadline, proposals)
+        action, after, scored = torch.empty(len(z), warm.mean.shape[-1], device=z.device), warm, 0
+        mean, elites = warm.mean.clone(), warm.elites.clone()
+        for seconds, own in groups:
+            own = own.to(z.device)
+            part = Warm(warm.mean[own], warm.elites[own])
+            own_proposals = None if proposals is None else proposals[own]
+            action[own], after, n = self._search(z[own], part, noise, seconds, deadline, own_proposals)
+            mean[own], elites[own], scored = after.mean, after.elites, max(scored, n)
+        return action, Warm(mean, elites), scored
+
+    def _search(
+        self,
+        z: Tensor,
+        warm: Warm,
+        noise: torch.Generator,
+        seconds: float,
+        deadline: Deadline,
+        proposals: Tensor | None,
+    ) -> tuple[Tensor, Warm, int]:
+        """First actions ``[B, A]``, the warm start of the next call, and how many plans were scored."""
+        found = self._found(z, warm, noise, seconds, deadline, proposals)
+        first = self.grid.spread_out(self.grid.intervals(seconds), found.plan)(found.plan)[:, 0]
+        return first, self.grid.shifted(found.warm, seconds), found.n_scored
+
+    def _found(
+        self,
+        z: Tensor,
+        warm: Warm,
+        noise: torch.Generator,
+        seconds: float,
+        deadline: Deadline,
+        proposals: Tensor | None,
+    ) -> Found:
+        config, intervals = self.settings, self.grid.intervals(seconds)
+        dt = torch.tensor(intervals, device=self.device)
+        actions = self.grid.spread_out(intervals, warm.mean)
+        model = self.model if config.planner.method == "gradient" else self._fast_model()
+        objective = self._objective(deadline)
+        if self.policy is not None and int(self.policy.rounds):
+            own = self.policy.plans(self.model, z, dt)[:, :, self.grid.at_knots(intervals)]
+            proposals = own if proposals is None else torch.cat([proposals, own], 1)
+
+        def by_all(plans: Tensor) -> Tensor:
+            return ensemble_scores(model, z, actions(plans), dt, objective)
+
+        def by_one_each(plans: Tensor) -> Tensor:
+            return assigned_scores(model, z, actions(plans), dt, objective, noise)
+
+        if config.asks_all_members:
+            found = search(by_all, warm, config.planner, noise, None, proposals, deadline)
+        else:
+            n = config.model.n_members
+            found = search(
+                by_one_each, warm, config.planner, noise, by_all, proposals, deadline, judge_cost=n
+            )
+        self._say_if_lost(found)
+        return found
+
+    @torch.no_grad()
+    def best_plans(self, z: Tensor, dt: float | None = None, searches: int = 3) -> tuple[Tensor, Tensor]:
+        """The best plan from each state ``[B, Z]``: scaled actions ``[B, H, A]`` and which rows have one.
+
+        There are several `searches`, each from where the one before ended: nothing else is known of these
+        states.
+        """
+        seconds = self.grid.dt if dt is None else dt
+        warm, intervals = self.start(len(z), None, None).warm, self.grid.intervals(seconds)
+        for call in range(searches):
+            found = self._found(z, warm, self.noise(call), seconds, Deadline(), None)
+            warm = found.warm
+        return self.grid.spread_out(intervals, found.plan)(found.plan), found.ok
+
+    def renew(self) -> None:
+        """Take up what the world model has learned."""
+        self._fast = None
+
+    def _objective(self, deadline: Deadline) -> Objective:
+        config = self.settings
+        value: TerminalValue | None = None
+        if self.policy is not None and int(self.policy.rounds):
+            value = self.policy.value
+        elif int(self.value.n_fits) and config.value.applies(self.model.ends):
+            value = self.value
+        stop = None if deadline.at == float("inf") else deadline.check
+        return Objective(self.rho, value, config.action_cost, config.uncertainty, stop)
+
+    def _fast_model(self) -> FastModel:
+        if self._fast is None:
+            self._fast = FastModel(self.model, self.settings.precision)
+        return self._fast
+
+    def _say_if_lost(self, found: Found) -> None:
+        lost = int((~found.ok).sum())
+        if lost and not found.out_of_time:
+            self.fallbacks += lost
+            log.warning(
+                "no plan of %d robot(s) has a finite score: the previous plan goes on (%d times so far)",
+                lost,
+                self.fallbacks,
+            )
+
+    def start(self, n: int, state: Any, episode_start: Any) -> PlanState:
+        """What `n` robots begin with: `state`, anew where an episode starts."""
+        shape = (n, self.grid.knots.n, self.n_action)
+        if not isinstance(state, PlanState) or tuple(state.warm.mean.shape) != shape:
+            return PlanState(cold_start(shape, self.settings.planner, self.noise(-1)), 0)
+        if episode_start is None or not np.any(episode_start):
+            return state
+        fresh = cold_start(shape, self.settings.planner, self.noise(state.calls, 1))
+        return state._replace(warm=renewed(state.warm, fresh, episode_start))
+
+    def noise(self, call: int, stream: int = 0) -> torch.Generator:
+        """The generator of call number `call`."""
+        return noise_of_call(self.seed, call, stream, self.device)
