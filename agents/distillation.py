@@ -1,9 +1,11 @@
 """A policy that learns from a planner what to do where the policy itself would come.
 
 The planner is asked about recorded states first; then, round by round, about states that the policy came to
-in the world model, and the policy is regressed on all answers so far. This is dataset aggregation (Ross,
-Gordon, Bagnell 2011, arXiv 1011.0686) in imagination: it costs no step of the real task. Regressed on
-recorded states alone, a policy is soon where nobody told it what to do.
+in the world model, and the policy is regressed on all answers so far. An answer is what the planner does
+there and in the steps after, as it would in the task: plans that begin where the last one ended are better,
+and less at odds with one another, than those of single searches. This is dataset aggregation (Ross, Gordon,
+Bagnell 2011, arXiv 1011.0686) in imagination: it costs no step of the real task. Regressed on recorded states
+alone, a policy is soon where nobody told it what to do.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ode_rl.agents.model_gradient import imagined
+from ode_rl.agents.planning import Decision
 from ode_rl.errors import UsageError
 from ode_rl.settings import check_counts
 from ode_rl.types import FloatArray
@@ -46,10 +49,10 @@ class Distillation:
 
     rounds: int = 12
     """Rounds of questions; the first are about recorded states."""
-    states: int = 300
+    states: int = 100
     """States per round about which the planner is asked."""
-    steps: int = 4
-    """Intervals of each plan that are answers: it goes on in the states to which it leads."""
+    steps: int = 12
+    """Decisions from each of these states: the planner goes on in the world model from where it comes."""
     updates: int = 1500
     """Gradient steps of the policy after each round."""
     intervals: int = 100
@@ -65,15 +68,6 @@ class Distillation:
             raise UsageError("ratios of control intervals above 0", self.ratios, remedy)
 
 
-class Answers(NamedTuple):
-    """Scaled actions ``[n, A]`` that a planner takes in the states ``z [n, Z]`` and holds for ``dt [n]``
-    seconds."""
-
-    z: Tensor
-    actions: Tensor
-    dt: Tensor
-
-
 def distil(
     planner: MPC, policy: ActorCritic, how: Distillation, rng: np.random.Generator, improve: int = 0
 ) -> list[float]:
@@ -85,13 +79,13 @@ def distil(
     recorded = planner.buffer.arrays().obs
     # The newest half: what the planner came to when it knew more.
     recent = recorded[len(recorded) // 2 :]
-    asked: list[Answers] = []
+    asked: list[Decision] = []
     earned: list[float] = []
     obs, best = recent[rng.choice(len(recent), how.states)], policy.state_dict()
     for k in range(how.rounds + improve):
         if k < how.rounds:
             asked += _answers(planner, obs, _durations(planner, how, len(obs), rng), how.steps)
-            told = Answers(*(torch.cat(part) for part in zip(*asked, strict=True)))
+            told = Decision(*(torch.cat(part) for part in zip(*asked, strict=True)))
             policy.imitate(told.z, told.actions, told.dt, rng, how.updates)
         else:
             policy.improve(planner.model, planner.buffer, rng)
@@ -111,25 +105,12 @@ def _durations(planner: MPC, how: Distillation, n: int, rng: np.random.Generator
     return np.resize(kinds, n)
 
 
-@torch.no_grad()
-def _answers(planner: MPC, obs: FloatArray, seconds: Seconds, steps: int) -> list[Answers]:
-    """What the planner does in ``obs [n, Z]`` for ``seconds [n]``, along the first `steps` of its plans."""
-    model, found = planner.model, []
+def _answers(planner: MPC, obs: FloatArray, seconds: Seconds, steps: int) -> list[Decision]:
+    """What the planner does in ``obs [n, Z]`` for ``seconds [n]``, and in the states to which that leads."""
+    found: list[Decision] = []
     for first in np.unique(seconds):
-        own = obs[seconds == first]
-        plans, ok = planner.best_plans(own, float(first))
-        z = torch.from_numpy(own).to(plans)
-        for k, held in enumerate(planner.grid.intervals(float(first))[:steps]):
-            # Plans may get coarser: then these are no actions for an interval of the policy.
-            if k and held > 1.5 * planner.interval:
-                break
-            found.append(Answers(z[ok], plans[ok, k], z.new_full((int(ok.sum()),), held)))
-            together = z.expand(model.n_members, -1, -1)
-            outcome = model.step(together, plans[:, k].expand(model.n_members, -1, -1), z.new_tensor(held))
-            ok = ok & outcome.ok.all(0)
-            if outcome.log_survival is not None:
-                ok = ok & (outcome.log_survival.exp() > 0.5).all(0)
-            z = outcome.z.mean(0)
+        z = torch.from_numpy(obs[seconds == first]).to(planner.device)
+        found += planner.planning.course(z, float(first), steps)
     return found
 
 

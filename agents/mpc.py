@@ -142,18 +142,6 @@ class MPC(Collecting):
                 scaled = (scaled + self.settings.explore_std * jitter).clamp(-1, 1)
         return self._to_env(scaled.cpu().numpy()), PlanState(warm, before.calls + 1, before.scored + scored)
 
-    def best_plans(
-        self, observation: FloatArray, dt: float | None = None, searches: int = 3
-    ) -> tuple[Tensor, Tensor]:
-        """The best plan from each observation ``[B, O]``, for who wants to imitate it; see `Planning`.
-
-        Returns scaled actions ``[B, H, A]``, one per interval of the plan (``agent.grid.intervals(dt)``), and
-        which rows ``[B]`` have a plan with a finite score. The first action will be held for `dt` seconds,
-        or None for the control interval.
-        """
-        rows = self._check_observation(np.asarray(observation, np.float32))
-        return self.planning.best_plans(torch.from_numpy(rows).to(self.device), dt, searches)
-
     def _scaled_plans(self, plans: Any, n: int) -> Tensor:
         found = torch.from_numpy(np.asarray(self._from_env(np.asarray(plans, np.float32)), np.float32))
         if found.dim() not in (3, 4) or (found.dim() == 4 and len(found) != n):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +22,19 @@ from ode_rl.inference import FastModel
 from ode_rl.world_model import WorldModel
 
 log = logging.getLogger(__name__)
+
+
+# Searches from states of which nothing is known, before the first decision.
+COLD_SEARCHES = 3
+
+
+class Decision(NamedTuple):
+    """Scaled actions ``[n, A]`` that a planner takes in the states ``z [n, Z]`` and holds for ``dt [n]``
+    seconds."""
+
+    z: Tensor
+    actions: Tensor
+    dt: Tensor
 
 
 class Planning:
@@ -124,18 +138,28 @@ class Planning:
         return found
 
     @torch.no_grad()
-    def best_plans(self, z: Tensor, dt: float | None = None, searches: int = 3) -> tuple[Tensor, Tensor]:
-        """The best plan from each state ``[B, Z]``: scaled actions ``[B, H, A]`` and which rows have one.
+    def course(self, z: Tensor, dt: float | None = None, steps: int = 1) -> Iterator[Decision]:
+        """The planner at work in its own model, from states ``[B, Z]``: one decision after the other.
 
-        There are several `searches`, each from where the one before ended: nothing else is known of these
-        states.
+        All actions are held for `dt` seconds (None: the control interval). As in the task each search begins
+        where the one before ended, the first after a few that know nothing of these states: plans get better
+        along the way.
         """
-        seconds = self.grid.dt if dt is None else dt
-        warm, intervals = self.start(len(z), None, None).warm, self.grid.intervals(seconds)
-        for call in range(searches):
-            found = self._found(z, warm, self.noise(call), seconds, Deadline(), None)
-            warm = found.warm
-        return self.grid.spread_out(intervals, found.plan)(found.plan), found.ok
+        together, model = (self.model.n_members, -1, -1), self.model
+        warm, ok = self.start(len(z), None, None).warm, torch.ones(len(z), dtype=torch.bool, device=z.device)
+        held = self.grid.dt if dt is None else dt
+        for k in range(steps):
+            for call in range(1 if k else COLD_SEARCHES):
+                found = self._found(z, warm, self.noise(k, call), held, Deadline(), None)
+                warm = found.warm
+            actions = self.grid.spread_out(self.grid.intervals(held), found.plan)(found.plan)[:, 0]
+            ok = ok & found.ok
+            yield Decision(z[ok], actions[ok], z.new_full((int(ok.sum()),), held))
+            outcome = model.step(z.expand(together), actions.expand(together), z.new_tensor(held))
+            ok = ok & outcome.ok.all(0)
+            if outcome.log_survival is not None:
+                ok = ok & (outcome.log_survival.exp() > 0.5).all(0)
+            z, warm = outcome.z.mean(0), self.grid.shifted(warm, held)
 
     def renew(self) -> None:
         """Take up what the world model has learned."""
