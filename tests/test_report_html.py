@@ -18,6 +18,7 @@ from PIL import Image
 from ode_rl.cli import main
 from ode_rl.evaluate import evaluate_agent
 from ode_rl.files import write_json
+from ode_rl.load_agent import load_agent
 from ode_rl.plots import plot_learning_curve
 from ode_rl.report_html import write_html
 from ode_rl.run import Episode, RunFolder
@@ -145,7 +146,7 @@ def test_a_run_with_nothing_but_its_configuration_has_a_page(tmp_path: Path) -> 
 def test_an_agent_without_a_world_model_has_a_page_and_no_report(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(evaluate_agent.__globals__["AGENTS"], "mpc", "tests.test_report:Modelless")
+    monkeypatch.setitem(load_agent.__globals__["AGENTS"], "mpc", "tests.test_report:Modelless")
     shutil.rmtree(run.path / "report")
     Modelless().save(run.checkpoint)
     assert main(["report", str(run.path)]) == 0
