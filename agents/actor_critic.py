@@ -134,9 +134,7 @@ class ActorCritic(nn.Module):
             z = model.step(z, action, seconds).z
         return torch.stack(actions, 2).transpose(0, 1)
 
-    def imitate(
-        self, z: Tensor, actions: Tensor, dt: Tensor, rng: np.random.Generator, updates: int = 500
-    ) -> None:
+    def imitate(self, z: Tensor, actions: Tensor, dt: Tensor, rng: np.random.Generator, updates: int) -> None:
         """Regress the actor on scaled actions ``[n, A]`` in the states ``z [n, Z]``, held for ``dt [n]``
         seconds.
 

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from ode_rl.agents.learner import Learner, next_seconds
-from ode_rl.agents.presets import RUN_SETTINGS, load_preset
+from ode_rl.agents.presets import load_preset, of_the_agent
 from ode_rl.buffer import ReplayBuffer
 from ode_rl.known import NOTHING_KNOWN, Known
 from ode_rl.settings import build, merged, plain
@@ -52,7 +52,7 @@ class Collecting(Learner):
         super().__init__(env, seed, device, dt, verbose)
         self.known = known
         self.preset, tuned = load_preset(self.name, self.env_id, preset)
-        tuned = self._suited({k: v for k, v in tuned.items() if k not in RUN_SETTINGS})
+        tuned = self._suited(of_the_agent(tuned))
         self._build(build(self.Settings, merged(tuned, settings)))
 
     def _suited(self, tuned: dict[str, Any]) -> dict[str, Any]:

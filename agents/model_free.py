@@ -19,7 +19,7 @@ from torch import nn
 from ode_rl.agents import zoo
 from ode_rl.agents.algorithm_state import algorithm_parts, restore_algorithm
 from ode_rl.agents.learner import Learner, as_vec_env, box_arrays
-from ode_rl.agents.presets import RUN_SETTINGS, load_preset
+from ode_rl.agents.presets import load_preset, of_the_agent
 from ode_rl.agents.rollout_state import ROLLOUT, begin_rollout, restore_rollout, rollout_parts
 from ode_rl.agents.timed_ppo import TimedPPO
 from ode_rl.agents.timed_replay import TimedReplayBuffer
@@ -91,8 +91,7 @@ class ModelFree(Learner):
             env = as_vec_env(env, int(merged(tuned, settings).get("n_envs", 1)))
         super().__init__(env, seed, device, dt, verbose)
         self.preset, tuned = load_preset(self.name, self.env_id, preset)
-        tuned = {k: v for k, v in tuned.items() if k not in RUN_SETTINGS}
-        self._build(self._resolved(merged(tuned, settings)))
+        self._build(self._resolved(merged(of_the_agent(tuned), settings)))
 
     @classmethod
     def _algorithm_class(cls) -> type[BaseAlgorithm]:

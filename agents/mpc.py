@@ -19,7 +19,7 @@ from ode_rl.agents.declared import box_arrays, load_exactly
 from ode_rl.agents.learner import next_seconds
 from ode_rl.agents.model_gradient import Discount
 from ode_rl.agents.mpc_config import MPCConfig
-from ode_rl.agents.noise import exploration_noise
+from ode_rl.agents.noise import next_noise
 from ode_rl.agents.plan_grid import PlanGrid
 from ode_rl.agents.plan_progress import PlanState, Progress
 from ode_rl.agents.planners import Deadline
@@ -75,12 +75,12 @@ class MPC(Collecting):
         weights = torch.Generator().manual_seed(self.seed)
         self.model = self._world_model(settings.model, weights)
         self.value = TerminalValue(n_obs, settings.value, weights).to(self.device)
+        rho = discount_rate(settings.gamma, self.dt)
         self.policy: ActorCritic | None = None
         if settings.proposals == "policy":
-            discount = Discount(discount_rate(settings.gamma, self.dt), self.dt)
+            discount = Discount(rho, self.dt)
             policy = ActorCritic(n_obs, n_action, self.interval, discount, settings.policy, weights)
             self.policy = policy.to(self.device)
-        rho = discount_rate(settings.gamma, self.dt)
         self.planning = Planning(
             self.model, self.value, self.policy, self.grid, settings, rho, n_action, self.seed
         )
@@ -194,7 +194,7 @@ class MPC(Collecting):
         for name, number in report.scalars().items():
             self.logger.record(f"model/{name}", number)
         if self.settings.value.applies(self.model.ends):
-            rho = discount_rate(self.settings.gamma, self.dt)
+            rho = self.planning.rho
             self.logger.record("value/loss", self.value.fit(self.buffer, rho, self.dt, self.rng))
         if self.policy is not None:
             learned = self.policy.improve(self.model, self.buffer, self.rng, self.stop_asked)
@@ -206,10 +206,9 @@ class MPC(Collecting):
     ) -> tuple[npt.NDArray[Any], Tensor]:
         """Coloured random actions, drawn stretch by stretch; mirrored ones are drawn anew for an episode."""
         colour, mirrored = self.settings.warmup_exponent, self.settings.warmup_mirrored
-        if plan is None or not len(plan) or (mirrored and starts.any()):
-            shape = len(starts), self.action_space.shape[0]
-            plan = exploration_noise(*shape, self.interval, colour, self.rng, mirrored).clamp(-1, 1)
-        return self._to_env(plan[0].numpy()), plan[1:]
+        n_action = self.action_space.shape[0]
+        noise, left = next_noise(plan, starts, n_action, self.interval, colour, self.rng, mirrored)
+        return self._to_env(noise.clamp(-1, 1).numpy()), left
 
     # -- files ----------------------------------------------------------------------------------------
 

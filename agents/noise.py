@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -35,6 +36,22 @@ def coloured_noise(shape: tuple[int, ...], exponent: float, generator: torch.Gen
     )
     noise: Tensor = torch.fft.irfft(spectrum, n) * (n / power.sqrt())
     return noise
+
+
+def next_noise(
+    left: Tensor | None,
+    starts: npt.NDArray[np.bool_],
+    n_action: int,
+    interval: float,
+    exponent: float,
+    rng: np.random.Generator,
+    mirrored: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The noise ``[n, A]`` of this step and what is left of its stretch ``[T, n, A]``, drawn anew when `left`
+    is used up, or where it is `mirrored` when an episode begins (``starts [n]``)."""
+    if left is None or not len(left) or (mirrored and starts.any()):
+        left = exploration_noise(len(starts), n_action, interval, exponent, rng, mirrored)
+    return left[0], left[1:]
 
 
 def exploration_noise(

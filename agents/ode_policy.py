@@ -20,7 +20,7 @@ from ode_rl.agents.declared import box_arrays, load_exactly
 from ode_rl.agents.distillation import HIDDEN, Distillation, distil
 from ode_rl.agents.learner import next_seconds
 from ode_rl.agents.model_gradient import Discount
-from ode_rl.agents.noise import exploration_noise
+from ode_rl.agents.noise import next_noise
 from ode_rl.agents.policy_config import PolicyConfig
 from ode_rl.buffer import ReplayBuffer
 from ode_rl.checkpoint import Checkpoint
@@ -263,10 +263,8 @@ class ODEPolicy(Collecting):
         colour, mirrored = config.warmup_exponent, config.warmup_mirrored
         if self.rounds:
             colour, mirrored = config.explore_exponent, False
-        if left is None or not len(left) or (mirrored and starts.any()):
-            shape = len(starts), self.action_space.shape[0]
-            left = exploration_noise(*shape, self.interval, colour, self.rng, mirrored)
-        return left[0], left[1:]
+        n_action = self.action_space.shape[0]
+        return next_noise(left, starts, n_action, self.interval, colour, self.rng, mirrored)
 
     def _round_is_due(self) -> bool:
         since = len(self.buffer) - self.settings.warmup_steps

@@ -23,7 +23,6 @@ from ode_rl.world_model import WorldModel
 
 log = logging.getLogger(__name__)
 
-
 # Searches from states of which nothing is known, before the first decision.
 COLD_SEARCHES = 3
 
@@ -100,8 +99,11 @@ class Planning:
     ) -> tuple[Tensor, Warm, int]:
         """First actions ``[B, A]``, the warm start of the next call, and how many plans were scored."""
         found = self._found(z, warm, noise, seconds, deadline, proposals)
-        first = self.grid.spread_out(self.grid.intervals(seconds), found.plan)(found.plan)[:, 0]
-        return first, self.grid.shifted(found.warm, seconds), found.n_scored
+        return self._first(found, seconds), self.grid.shifted(found.warm, seconds), found.n_scored
+
+    def _first(self, found: Found, seconds: float) -> Tensor:
+        """What the plans do first, ``[B, A]``."""
+        return self.grid.spread_out(self.grid.intervals(seconds), found.plan)(found.plan)[:, 0]
 
     def _found(
         self,
@@ -146,13 +148,13 @@ class Planning:
         along the way.
         """
         together, model = (self.model.n_members, -1, -1), self.model
-        warm, ok = self.start(len(z), None, None).warm, torch.ones(len(z), dtype=torch.bool, device=z.device)
+        warm, ok = self.start(len(z)).warm, torch.ones(len(z), dtype=torch.bool, device=z.device)
         held = self.grid.dt if dt is None else dt
         for k in range(steps):
             for call in range(1 if k else COLD_SEARCHES):
                 found = self._found(z, warm, self.noise(k, call), held, Deadline(), None)
                 warm = found.warm
-            actions = self.grid.spread_out(self.grid.intervals(held), found.plan)(found.plan)[:, 0]
+            actions = self._first(found, held)
             ok = ok & found.ok
             yield Decision(z[ok], actions[ok], z.new_full((int(ok.sum()),), held))
             outcome = model.step(z.expand(together), actions.expand(together), z.new_tensor(held))
@@ -190,7 +192,7 @@ class Planning:
                 self.fallbacks,
             )
 
-    def start(self, n: int, state: Any, episode_start: Any) -> PlanState:
+    def start(self, n: int, state: Any = None, episode_start: Any = None) -> PlanState:
         """What `n` robots begin with: `state`, anew where an episode starts."""
         shape = (n, self.grid.knots.n, self.n_action)
         if not isinstance(state, PlanState) or tuple(state.warm.mean.shape) != shape:

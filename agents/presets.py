@@ -50,3 +50,8 @@ def load_preset(agent: str, env_id: str, preset: str | None = "auto") -> tuple[s
         remedy = "Leave it out, or write --preset default or preset='default'."
         raise UsageError(f"the preset of {own}", f"{preset}, which is one of another task", remedy)
     return preset, table[preset]
+
+
+def of_the_agent(tuned: dict[str, Any]) -> dict[str, Any]:
+    """What of a preset is the agent's: all but the settings of a run."""
+    return {k: v for k, v in tuned.items() if k not in RUN_SETTINGS}

@@ -1,6 +1,9 @@
-"""The agents by name, as strings, and what each can be asked for: tables that load nothing."""
+"""The agents by name, as strings, and what each can be asked for: tables that load nothing by themselves."""
 
 from __future__ import annotations
+
+import importlib
+from typing import Any
 
 AGENTS: dict[str, str] = {
     "mpc": "ode_rl.agents.mpc:MPC",
@@ -23,3 +26,9 @@ TAKES: dict[str, tuple[str, ...]] = {
     "ode-policy": ("model", "termination", "known"),
     "dyna": ("model", "termination", "known"),
 }
+
+
+def agent_class(name: str) -> Any:
+    """The class of the agent with this name."""
+    module, _, cls = AGENTS[name].partition(":")
+    return getattr(importlib.import_module(module), cls)

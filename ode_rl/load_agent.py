@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ode_rl.agents.registry import AGENTS
+from ode_rl.agents.registry import AGENTS, agent_class
 from ode_rl.checkpoint import read_checkpoint
 from ode_rl.envs.task import make_task
 from ode_rl.envs.task_timing import TaskTiming, Timing
@@ -90,9 +89,7 @@ def _from_run(run: RunFolder, device: str, known: Known | None) -> LoadedAgent:
             f"a run of one of the agents {agents}", repr(name), "Install the version that wrote it."
         )
     checkpoint = run.newest_checkpoint()
-    module, _, cls = AGENTS[name].partition(":")
-    code = {} if known is None else {"known": known}
-    agent = getattr(importlib.import_module(module), cls).load(checkpoint, device=device, **code)
+    agent = _loaded(name, checkpoint, device, known)
     return LoadedAgent(agent, name, env_id, TaskTiming.read(config.get("timing"), float(dt)))
 
 
@@ -104,10 +101,13 @@ def _from_file(path: Path, device: str, known: Known | None, trust: bool) -> Loa
     kind = read_checkpoint(path).kind
     if kind not in AGENTS:
         raise UsageError("a file of one of the agents", f"{kind!r} in {path}", nearest(kind, AGENTS))
-    module, _, cls = AGENTS[kind].partition(":")
-    code = {} if known is None else {"known": known}
-    own = getattr(importlib.import_module(module), cls).load(path, device=device, **code)
+    own = _loaded(kind, path, device, known)
     return LoadedAgent(own, kind, own.env_id, TaskTiming(native=float(own.dt)))
+
+
+def _loaded(name: str, path: Path, device: str, known: Known | None) -> Any:
+    code = {} if known is None else {"known": known}
+    return agent_class(name).load(path, device=device, **code)
 
 
 def _from_module(spec: str) -> Agent:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 from ode_rl.agents.presets import load_preset
-from ode_rl.agents.registry import AGENTS, CHOICES, LEAVE_OUT, TAKES
+from ode_rl.agents.registry import AGENTS, CHOICES, LEAVE_OUT, TAKES, agent_class
 from ode_rl.envs.guarded import Guarded
 from ode_rl.envs.task import make_task
 from ode_rl.envs.task_timing import TaskTiming
@@ -328,14 +327,9 @@ def _recorded(envs: list[Env], config: TrainConfig, run: RunFolder, anew: bool) 
     return DummyVecEnv([lambda env=env: env for env in watched])  # type: ignore[misc]
 
 
-def _class_of(agent: str) -> Any:
-    module, _, name = AGENTS[agent].partition(":")
-    return getattr(importlib.import_module(module), name)
-
-
 def _loaded(config: TrainConfig, checkpoint: Path, env: Any) -> Learner:
     code = {} if config.known is None else {"known": config.known}
-    agent: Learner = _class_of(config.agent).load(checkpoint, env=env, device=config.device, **code)
+    agent: Learner = agent_class(config.agent).load(checkpoint, env=env, device=config.device, **code)
     return agent
 
 
@@ -343,7 +337,7 @@ def _build(config: TrainConfig, env: Any) -> Learner:
     from stable_baselines3.common.utils import set_random_seed
 
     set_random_seed(config.seed)  # a task may draw from the global streams
-    agent: Learner = _class_of(config.agent)(
+    agent: Learner = agent_class(config.agent)(
         env,
         preset=config.preset,
         seed=config.seed,
