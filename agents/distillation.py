@@ -10,7 +10,6 @@ alone, a policy is soon where nobody told it what to do.
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -73,15 +72,16 @@ def distil(
 ) -> list[float]:
     """Teach `policy`, and let it improve by the gradient of the planner's model for so many rounds.
 
-    What remains is the policy that earned most in the world model of all rounds. Returns what each round's
-    policy earned there: the discounted return over the intervals for which it is followed.
+    Returns what each round's policy earned in the world model: the discounted return over the intervals for
+    which it is followed. The policy of the last round remains, whatever that is: earlier ones earn more where
+    the model is wrong, and nobody told them better.
     """
     recorded = planner.buffer.arrays().obs
     # The newest half: what the planner came to when it knew more.
     recent = recorded[len(recorded) // 2 :]
     asked: list[Decision] = []
     earned: list[float] = []
-    obs, best = recent[rng.choice(len(recent), how.states)], policy.state_dict()
+    obs = recent[rng.choice(len(recent), how.states)]
     for k in range(how.rounds + improve):
         if k < how.rounds:
             asked += _answers(planner, obs, _durations(planner, how, len(obs), rng), how.steps)
@@ -90,11 +90,8 @@ def distil(
         else:
             policy.improve(planner.model, planner.buffer, rng)
         visited, found = _followed(planner, policy, how, rng)
-        if found >= max(earned, default=-math.inf):
-            best = copy.deepcopy(policy.state_dict())
         earned.append(found)
         obs = visited[rng.choice(len(visited), how.states)] if len(visited) else obs
-    policy.load_state_dict(best)
     return earned
 
 

@@ -153,9 +153,9 @@ class ODEPolicy(Collecting):
         """A policy that imitates a planner, where recorded and where it comes itself in the world model.
 
         ``distillation={"rounds": 12, "states": 300}`` says how much the planner is asked (`Distillation`).
-        Afterwards it learns for `improve` rounds from the gradient of the planner's own model. What earned
-        most there, of all rounds, is returned. `settings` are those of the agent; model, discount and task
-        are the planner's. It can go on learning in the task as any other.
+        Afterwards it learns for `improve` rounds from the gradient of the planner's own model. `settings` are
+        those of the agent; model, discount and task are the planner's. It can go on learning in the task as
+        any other.
 
         Raises:
             UsageError: if the planner has no environment or has not learned anything yet.

@@ -51,22 +51,21 @@ def assigned_scores(
 ) -> Tensor:
     """Scores ``[B, N]`` of plans ``[B, N, H, A]`` from states ``z [B, Z]``, each plan on one member.
 
-    Members are dealt out anew at every call, equally often per start state; plans are padded where N is
-    no multiple of E. ``dt [H]`` in seconds.
+    Members are dealt out anew at every call, equally often and alike for all start states; plans are padded
+    where N is no multiple of E. ``dt [H]`` in seconds.
     """
     b, n = plans.shape[:2]
     e = model.n_members
-    deal = torch.rand(b, n, generator=generator, device=generator.device).argsort(1)
+    deal = torch.rand(n, generator=generator, device=generator.device).argsort()
     per_member = -(-n // e)
-    padded = deal[:, torch.arange(per_member * e, device=deal.device) % n]
-    rows = torch.arange(b, device=plans.device).unsqueeze(1)
+    padded = deal[torch.arange(per_member * e, device=deal.device) % n]
     # As cards are dealt: position j goes to member j mod E, so that no member has two plans more.
-    hands = plans[rows, padded].reshape(b, per_member, e, *plans.shape[2:])
+    hands = plans[:, padded].reshape(b, per_member, e, *plans.shape[2:])
     dealt = hands.permute(2, 0, 1, 3, 4).flatten(1, 2)
     starts = z.repeat_interleave(per_member, 0).expand(e, -1, -1)
     scores = plan_scores(model, starts, dealt, dt, objective)
     in_order = scores.reshape(e, b, per_member).permute(1, 2, 0).flatten(1)[:, :n]
-    return torch.empty_like(in_order).scatter_(1, deal, in_order)
+    return in_order[:, deal.argsort()]
 
 
 def ensemble_scores(model: Roller, z: Tensor, plans: Tensor, dt: Tensor, objective: Objective) -> Tensor:

@@ -79,8 +79,10 @@ class Planning:
         if len(groups) == 1:
             return self._search(z, warm, noise, groups[0][0], deadline, proposals)
         action, after, scored = torch.empty(len(z), warm.mean.shape[-1], device=z.device), warm, 0
-        mean, elites = warm.mean.clone(), warm.elites.clone()
+        mean, elites, beginning = warm.mean.clone(), warm.elites.clone(), noise.get_state()
         for seconds, own in groups:
+            # The noise that each robot would have alone.
+            noise.set_state(beginning)
             own = own.to(z.device)
             part = Warm(warm.mean[own], warm.elites[own])
             own_proposals = None if proposals is None else proposals[own]

@@ -147,7 +147,7 @@ def test_members_score_equally_many_plans_give_or_take_one(n: int, n_members: in
         assert int(load.max() - load.min()) <= 1
 
 
-def test_members_are_dealt_out_anew_at_every_call_and_differently_for_every_start() -> None:
+def test_members_are_dealt_out_anew_at_every_call_and_alike_for_all_starts() -> None:
     z, plans, own = candidates(2, 24)
     world, g = opinionated(3), generator()
     deals = []
@@ -155,7 +155,7 @@ def test_members_are_dealt_out_anew_at_every_call_and_differently_for_every_star
         found = assigned_scores(world, z, plans, HORIZON, Objective(0.0), g)
         deals.append(((found - own) / 1000).round().long().tolist())
     assert deals[0] != deals[1]
-    assert deals[0][0] != deals[0][1]
+    assert deals[0][0] == deals[0][1]
     again = assigned_scores(world, z, plans, HORIZON, Objective(0.0), generator())
     assert ((again - own) / 1000).round().long().tolist() == deals[0]
 

@@ -136,9 +136,13 @@ def scored(score: Score, plans: Tensor) -> Tensor:
 
 
 def draw(mean: Tensor, std: Tensor, n: int, exponent: float, generator: torch.Generator) -> Tensor:
-    """Plans ``[B, n, K, A]`` around ``mean [B, K, A]`` with noise of colour `exponent`, within bounds."""
-    b, h, a = mean.shape
-    noise = coloured_noise((b, n, a, h), exponent, generator).transpose(-1, -2)
+    """Plans ``[B, n, K, A]`` around ``mean [B, K, A]`` with noise of colour `exponent`, within bounds.
+
+    The noise is the same for all rows: robots in like states get like plans, and the plan of one does not
+    depend on who stands beside it.
+    """
+    h, a = mean.shape[1:]
+    noise = coloured_noise((1, n, a, h), exponent, generator).transpose(-1, -2)
     return torch.addcmul(mean.unsqueeze(1), std.unsqueeze(1), noise).clamp_(-1, 1)
 
 
