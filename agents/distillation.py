@@ -5,7 +5,8 @@ in the world model, and the policy is regressed on all answers so far. An answer
 there and in the steps after, as it would in the task: plans that begin where the last one ended are better,
 and less at odds with one another, than those of single searches. This is dataset aggregation (Ross, Gordon,
 Bagnell 2011, arXiv 1011.0686) in imagination: it costs no step of the real task. Regressed on recorded states
-alone, a policy is soon where nobody told it what to do.
+alone, a policy is soon where nobody told it what to do. Random pushes show what the planner does when it comes
+off its path (Laskey et al. 2017, arXiv 1703.09327).
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ COURSES = 40
 # state of the task (cosines and sines).
 NEAR = 0.1
 # Hidden layers of a policy that is taught: examples by the thousand bear more than gradients do.
-HIDDEN = (256, 256)
+HIDDEN = (256, 256, 256)
 # Different control intervals about which the planner is asked in a round, at most, or one for each ratio.
 KINDS = 6
 
@@ -46,14 +47,19 @@ KINDS = 6
 class Distillation:
     """How a planner teaches a policy."""
 
-    rounds: int = 12
+    rounds: int = 8
     """Rounds of questions; the first are about recorded states."""
-    states: int = 100
+    states: int = 60
     """States per round about which the planner is asked."""
-    steps: int = 12
+    steps: int = 20
     """Decisions from each of these states: the planner goes on in the world model from where it comes."""
+    push: float = 0.6
+    """Random pushes that the planner gets there: their spread, half of the range of actions being 1, is drawn
+    for each state, up to this."""
     updates: int = 1500
     """Gradient steps of the policy after each round."""
+    last_updates: int = 10_000
+    """Gradient steps after the last one."""
     intervals: int = 100
     """Control intervals for which the policy is followed in the world model."""
     ratios: tuple[float, ...] = (1.0,)
@@ -61,7 +67,10 @@ class Distillation:
     other rates than that of its training needs to be told how."""
 
     def __post_init__(self) -> None:
-        check_counts(self, ("rounds", "states", "steps", "updates", "intervals"), 10, "distillation")
+        counts = ("rounds", "states", "steps", "updates", "last_updates", "intervals")
+        check_counts(self, counts, 10, "distillation")
+        if not 0 <= self.push <= 1:
+            raise UsageError("a push between 0 and 1", self.push, "Write distillation={'push': 0.6}.")
         if not self.ratios or not all(math.isfinite(ratio) and ratio > 0 for ratio in self.ratios):
             remedy = "Write distillation={'ratios': (0.5, 1, 2, 4)}, or leave them out."
             raise UsageError("ratios of control intervals above 0", self.ratios, remedy)
@@ -84,9 +93,10 @@ def distil(
     obs = recent[rng.choice(len(recent), how.states)]
     for k in range(how.rounds + improve):
         if k < how.rounds:
-            asked += _answers(planner, obs, _durations(planner, how, len(obs), rng), how.steps)
+            asked += _answers(planner, obs, _durations(planner, how, len(obs), rng), how, rng)
             told = Decision(*(torch.cat(part) for part in zip(*asked, strict=True)))
-            policy.imitate(told.z, told.actions, told.dt, rng, how.updates)
+            updates = how.updates if k < how.rounds - 1 else how.last_updates
+            policy.imitate(told.z, told.actions, told.dt, rng, updates)
         else:
             policy.improve(planner.model, planner.buffer, rng)
         visited, found = _followed(planner, policy, how, rng)
@@ -102,12 +112,17 @@ def _durations(planner: MPC, how: Distillation, n: int, rng: np.random.Generator
     return np.resize(kinds, n)
 
 
-def _answers(planner: MPC, obs: FloatArray, seconds: Seconds, steps: int) -> list[Decision]:
-    """What the planner does in ``obs [n, Z]`` for ``seconds [n]``, and in the states to which that leads."""
+def _answers(
+    planner: MPC, obs: FloatArray, seconds: Seconds, how: Distillation, rng: np.random.Generator
+) -> list[Decision]:
+    """What the planner does in ``obs [n, Z]`` for ``seconds [n]``, and in the states to which that leads, and
+    pushes that it gets."""
     found: list[Decision] = []
     for first in np.unique(seconds):
         z = torch.from_numpy(obs[seconds == first]).to(planner.device)
-        found += planner.planning.course(z, float(first), steps)
+        spread = rng.uniform(0, how.push, (1, len(z), 1))
+        pushes = spread * rng.standard_normal((how.steps, len(z), planner.planning.n_action))
+        found += planner.planning.course(z, torch.from_numpy(pushes).to(z), float(first))
     return found
 
 

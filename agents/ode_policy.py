@@ -152,7 +152,7 @@ class ODEPolicy(Collecting):
     ) -> ODEPolicy:
         """A policy that imitates a planner, where recorded and where it comes itself in the world model.
 
-        ``distillation={"rounds": 12, "states": 300}`` says how much the planner is asked (`Distillation`).
+        ``distillation={"rounds": 12, "states": 100}`` says how much the planner is asked (`Distillation`).
         Afterwards it learns for `improve` rounds from the gradient of the planner's own model. `settings` are
         those of the agent; model, discount and task are the planner's. It can go on learning in the task as
         any other.

@@ -57,7 +57,7 @@ MODELS = {
     "dt-mlp": "dt-mlp",
 }
 # A policy that a planner teaches is told what to do at all ratios, in the world model; the data are native.
-TAUGHT = {"ratios": RATIOS, "states": 200}
+TAUGHT = {"ratios": RATIOS, "states": 120}
 OTHERS = ("sac", "sac-dt", "ode-policy")
 
 

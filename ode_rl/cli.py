@@ -216,8 +216,8 @@ def report_command(**given: Any) -> Action:
     int,
     1,
     "a whole number > 0",
-    "12",
-    default="12",
+    "8",
+    default="8",
     help="Rounds in which the planner is asked where the policy comes in the world model.",
 )
 @opt.number(

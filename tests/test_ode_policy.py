@@ -417,12 +417,28 @@ def test_a_planner_with_a_policy_is_saved_with_it(tmp_path: Path) -> None:
     np.testing.assert_array_equal(agent.predict(obs)[0], loaded.predict(obs)[0])
 
 
+BRIEF: dict[str, Any] = {
+    "rounds": 2,
+    "states": 20,
+    "steps": 3,
+    "updates": 10,
+    "last_updates": 10,
+    "intervals": 8,
+}
+
+
+def asked_once(planner: MPC, obs: npt.NDArray[Any], dt: float | None = None) -> Any:
+    """What the planner does first in these states."""
+    z = torch.from_numpy(obs)
+    return next(planner.planning.course(z, torch.zeros(1, len(z), planner.planning.n_action), dt))
+
+
 def test_a_policy_is_distilled_from_what_the_best_plans_begin_with() -> None:
     planner = MPC(CART, seed=0, **{**PLANNER, "warmup_steps": 120}).learn(120)
-    few = {"rounds": 3, "states": 60, "intervals": 10}
+    few = {"rounds": 4, "states": 160, "steps": 1, "last_updates": 1500, "intervals": 10}
     agent = ODEPolicy.distilled(planner, distillation=few, policy={"hidden": [32], "learning_rate": 5e-3})
     obs = planner.buffer.arrays().obs
-    decision = next(planner.planning.course(torch.from_numpy(obs)))
+    decision = asked_once(planner, obs)
     assert torch.equal(decision.z, torch.from_numpy(obs))
     wanted, got = decision.actions.numpy(), agent._from_env(agent.predict(obs)[0])
     assert float(np.std(wanted)) > 0.1
@@ -440,12 +456,12 @@ def test_the_planner_is_asked_where_the_policy_comes_itself(monkeypatch: pytest.
     asked: list[npt.NDArray[Any]] = []
     ask = planner.planning.course
 
-    def listening(z: Tensor, dt: float, steps: int) -> Any:
+    def listening(z: Tensor, pushes: Tensor, dt: float) -> Any:
         asked.append(z.numpy())
-        return ask(z, dt, steps)
+        return ask(z, pushes, dt)
 
     monkeypatch.setattr(planner.planning, "course", listening)
-    ODEPolicy.distilled(planner, distillation={"rounds": 2, "states": 50, "updates": 20, "intervals": 8})
+    ODEPolicy.distilled(planner, distillation={**BRIEF, "states": 50})
     recorded = planner.buffer.arrays().obs
 
     def nearest(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -458,26 +474,29 @@ def test_the_planner_is_asked_where_the_policy_comes_itself(monkeypatch: pytest.
     assert (asked[1] <= recorded.max(0)).all()
 
 
-def test_a_planner_at_work_in_its_model_goes_where_its_actions_lead() -> None:
+def test_a_planner_at_work_in_its_model_goes_where_its_actions_lead_and_pushes_that_it_gets() -> None:
     planner = MPC(CART, seed=0, **{**PLANNER, "warmup_steps": 120}).learn(120)
     z = torch.from_numpy(planner.buffer.arrays().obs[:7])
-    course = list(planner.planning.course(z, 0.1, 4))
+    pushes = torch.from_numpy(np.random.default_rng(0).normal(0, 0.5, (4, 7, 1))).float()
+    course = list(planner.planning.course(z, pushes, 0.1))
     assert [float(each.dt[0]) for each in course] == pytest.approx([0.1] * 4)
-    members = planner.model.n_members
-    for one, after in itertools.pairwise(course):
-        together = (members, -1, -1)
-        outcome = planner.model.step(one.z.expand(together), one.actions.expand(together), one.dt[0])
+    together = (planner.model.n_members, -1, -1)
+    for (one, after), push in zip(itertools.pairwise(course), pushes[:-1], strict=True):
+        done = (one.actions + push).clamp(-1, 1)
+        outcome = planner.model.step(one.z.expand(together), done.expand(together), one.dt[0])
         torch.testing.assert_close(after.z, outcome.z.mean(0))
+    assert torch.equal(course[0].actions, next(planner.planning.course(z, 0 * pushes, 0.1)).actions)
 
 
 def test_a_policy_is_taught_other_control_intervals_where_they_are_asked_for() -> None:
     planner = MPC(CART, seed=0, **{**PLANNER, "warmup_steps": 120}).learn(120)
     settings: dict[str, Any] = {"policy": {"hidden": [32], "learning_rate": 5e-3}}
-    few = {"rounds": 6, "states": 160, "steps": 1, "intervals": 10, "ratios": (1.0, 8.0)}
+    few = {"rounds": 6, "states": 160, "steps": 1, "last_updates": 1500, "intervals": 10}
+    few |= {"ratios": (1.0, 8.0)}
     agent, obs = ODEPolicy.distilled(planner, distillation=few, **settings), planner.buffer.arrays().obs
     answers = {}
     for ratio in (1.0, 8.0):
-        decision = next(planner.planning.course(torch.from_numpy(obs), ratio * planner.interval))
+        decision = asked_once(planner, obs, ratio * planner.interval)
         wanted = decision.actions[:, 0].numpy()
         got = agent._from_env(agent.predict(obs, dt=ratio * planner.interval)[0])[:, 0]
         assert float(np.corrcoef(wanted, got)[0, 1]) > 0.5
@@ -493,12 +512,12 @@ def test_the_planner_is_asked_about_intervals_as_they_were_recorded(monkeypatch:
     asked: list[float] = []
     ask = planner.planning.course
 
-    def listening(z: Tensor, dt: float, steps: int) -> Any:
+    def listening(z: Tensor, pushes: Tensor, dt: float) -> Any:
         asked.append(dt)
-        return ask(z, dt, steps)
+        return ask(z, pushes, dt)
 
     monkeypatch.setattr(planner.planning, "course", listening)
-    few = {"rounds": 2, "states": 30, "updates": 5, "intervals": 5}
+    few = {**BRIEF, "states": 30}
     ODEPolicy.distilled(planner, distillation=few)
     recorded = planner.buffer.arrays().dt
     assert len(set(asked)) > 6
@@ -518,7 +537,7 @@ def test_a_policy_is_followed_from_near_the_recorded_starts_too(monkeypatch: pyt
         return follow(*about)
 
     monkeypatch.setattr(ode_rl.agents.distillation, "imagined", spied)
-    few = {"rounds": 1, "states": 20, "updates": 10, "intervals": 5}
+    few = {**BRIEF, "rounds": 1}
     ODEPolicy.distilled(planner, distillation=few)
     recorded, begun = planner.buffer.arrays().obs, followed[0][: COURSES // 2]
     firsts = np.stack([t.obs[0] for t in planner.buffer.trajectories()])
@@ -528,7 +547,7 @@ def test_a_policy_is_followed_from_near_the_recorded_starts_too(monkeypatch: pyt
     assert off.max() < 0.1 + 1e-4
 
 
-def test_of_all_rounds_the_policy_that_earns_most_in_the_model_remains(
+def test_the_policy_of_the_last_round_remains_whatever_the_model_promises(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     planner = MPC(CART, seed=0, **{**PLANNER, "warmup_steps": 120}).learn(120)
@@ -540,12 +559,12 @@ def test_of_all_rounds_the_policy_that_earns_most_in_the_model_remains(
         return follow(*about)[0], earns[len(seen) - 1]
 
     monkeypatch.setattr(ode_rl.agents.distillation, "_followed", scripted)
-    few = {"rounds": 3, "states": 20, "updates": 10, "intervals": 5}
+    few = {**BRIEF, "rounds": 3}
     agent = ODEPolicy.distilled(planner, improve=1, distillation=few, policy={"updates": 2})
     assert len(seen) == 4
     for name, value in agent.policy.state_dict().items():
-        assert torch.equal(value, seen[1][name])
-    assert not torch.equal(seen[1]["actor.net.weights.0"], seen[2]["actor.net.weights.0"])
+        assert torch.equal(value, seen[3][name])
+    assert not torch.equal(seen[2]["actor.net.weights.0"], seen[3]["actor.net.weights.0"])
 
 
 def test_a_value_never_promises_more_than_the_best_recorded_rate_for_ever() -> None:
@@ -561,9 +580,17 @@ def test_a_run_is_distilled_from_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use_tiny_settings(monkeypatch)
+    distilled, asked = ODEPolicy.distilled, []
+
+    def briefly(planner: MPC, improve: int, how: dict[str, Any]) -> ODEPolicy:
+        asked.append((improve, how))
+        return distilled(planner, improve, {**BRIEF, **how})
+
+    monkeypatch.setattr(ODEPolicy, "distilled", briefly)
     run = str(train(tiny(run_dir=str(tmp_path / "run"))).run.path)
     assert main(["distill", run, "--rounds", "1", "--improve", "1", "--episodes", "2"]) == 0
     said = capsys.readouterr().out
+    assert asked == [(1, {"rounds": 1, "ratios": (1.0,)})]
     assert f"policy          {tmp_path / 'run' / 'policy.zip'}" in said
     assert main(["evaluate", str(tmp_path / "run" / "policy.zip"), "--episodes", "2"]) == 0
     again = capsys.readouterr().out
