@@ -5,8 +5,8 @@ in the world model, and the policy is regressed on all answers so far. An answer
 there and in the steps after, as it would in the task: plans that begin where the last one ended are better,
 and less at odds with one another, than those of single searches. This is dataset aggregation (Ross, Gordon,
 Bagnell 2011, arXiv 1011.0686) in imagination: it costs no step of the real task. Regressed on recorded states
-alone, a policy is soon where nobody told it what to do. Random pushes show what the planner does when it comes
-off its path (Laskey et al. 2017, arXiv 1703.09327).
+alone, a policy is soon where nobody told it what to do. Random pushes show what the planner does when it
+comes off its path (Laskey et al. 2017, arXiv 1703.09327).
 """
 
 from __future__ import annotations
