@@ -18,7 +18,7 @@ from ode_rl.known import NOTHING_KNOWN
 # The planner's preset for a task that has none of its own.
 PRESETS = {"ode_rl/Pendulum-v0": "Pendulum-v1"}
 # Shares of the experience allowed at which a policy is distilled and tested.
-SHARES = (0.5, 0.75, 1.0)
+SHARES = (0.75, 1.0)
 
 
 class Teaching(UntilSolved):
