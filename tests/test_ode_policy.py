@@ -491,7 +491,7 @@ def test_a_planner_at_work_in_its_model_goes_where_its_actions_lead_and_pushes_t
 def test_a_policy_is_taught_other_control_intervals_where_they_are_asked_for() -> None:
     planner = MPC(CART, seed=0, **{**PLANNER, "warmup_steps": 120}).learn(120)
     settings: dict[str, Any] = {"policy": {"hidden": [32], "learning_rate": 5e-3}}
-    few = {"rounds": 6, "states": 160, "steps": 1, "last_updates": 1500, "intervals": 10}
+    few: dict[str, Any] = {"rounds": 6, "states": 160, "steps": 1, "last_updates": 1500, "intervals": 10}
     few |= {"ratios": (1.0, 8.0)}
     agent, obs = ODEPolicy.distilled(planner, distillation=few, **settings), planner.buffer.arrays().obs
     answers = {}
