@@ -142,30 +142,29 @@ class Planning:
         return found
 
     @torch.no_grad()
-    def course(self, z: Tensor, pushes: Tensor, dt: float | None = None) -> Iterator[Decision]:
+    def course(self, z: Tensor, pushes: Tensor, seconds: float) -> Iterator[Decision]:
         """The planner at work in its own model, from states ``[B, Z]``: one decision after the other.
 
-        All actions are held for `dt` seconds (None: the control interval). ``pushes [K, B, A]``, one for each
-        decision, are added to what the planner does, not to what is returned, so that it comes beside its own
-        path, too. As in the task each search begins where the one before ended, the first after a few that
-        know nothing of these states: plans get better along the way.
+        All actions are held for so many `seconds`. ``pushes [K, B, A]``, one for each decision, are added to
+        what the planner does, not to what is returned, so that it comes beside its own path, too. As in the
+        task each search begins where the one before ended, the first after a few that know nothing of these
+        states: plans get better along the way.
         """
         together, model = (self.model.n_members, -1, -1), self.model
         warm, ok = self.start(len(z)).warm, torch.ones(len(z), dtype=torch.bool, device=z.device)
-        held = self.grid.dt if dt is None else dt
         for k, push in enumerate(pushes):
             for call in range(1 if k else COLD_SEARCHES):
-                found = self._found(z, warm, self.noise(k, call), held, Deadline(), None)
+                found = self._found(z, warm, self.noise(k, call), seconds, Deadline(), None)
                 warm = found.warm
-            actions = self._first(found, held)
+            actions = self._first(found, seconds)
             ok = ok & found.ok
-            yield Decision(z[ok], actions[ok], z.new_full((int(ok.sum()),), held))
+            yield Decision(z[ok], actions[ok], z.new_full((int(ok.sum()),), seconds))
             done = (actions + push).clamp(-1, 1)
-            outcome = model.step(z.expand(together), done.expand(together), z.new_tensor(held))
+            outcome = model.step(z.expand(together), done.expand(together), z.new_tensor(seconds))
             ok = ok & outcome.ok.all(0)
             if outcome.log_survival is not None:
                 ok = ok & (outcome.log_survival.exp() > 0.5).all(0)
-            z, warm = outcome.z.mean(0), self.grid.shifted(warm, held)
+            z, warm = outcome.z.mean(0), self.grid.shifted(warm, seconds)
 
     def renew(self) -> None:
         """Take up what the world model has learned."""

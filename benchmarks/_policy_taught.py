@@ -1,7 +1,7 @@
 """Swing-ups by a policy that a planner teaches: the planner collects, the policy alone is tested.
 
-Of the cart-pole and the acrobot the reward is known, as in the source of the tasks: with a learned one the
-planner finds the upright in some seeds alone (dynamics are learned as ever).
+Of the cart-pole and the acrobot the reward is known, as in the source of the tasks; dynamics are learned as
+ever.
 """
 
 from __future__ import annotations

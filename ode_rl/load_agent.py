@@ -89,7 +89,7 @@ def _from_run(run: RunFolder, device: str, known: Known | None) -> LoadedAgent:
             f"a run of one of the agents {agents}", repr(name), "Install the version that wrote it."
         )
     checkpoint = run.newest_checkpoint()
-    agent = _loaded(name, checkpoint, device, known)
+    agent = own_agent(name, checkpoint, device, known)
     return LoadedAgent(agent, name, env_id, TaskTiming.read(config.get("timing"), float(dt)))
 
 
@@ -101,13 +101,14 @@ def _from_file(path: Path, device: str, known: Known | None, trust: bool) -> Loa
     kind = read_checkpoint(path).kind
     if kind not in AGENTS:
         raise UsageError("a file of one of the agents", f"{kind!r} in {path}", nearest(kind, AGENTS))
-    own = _loaded(kind, path, device, known)
+    own = own_agent(kind, path, device, known)
     return LoadedAgent(own, kind, own.env_id, TaskTiming(native=float(own.dt)))
 
 
-def _loaded(name: str, path: Path, device: str, known: Known | None) -> Any:
+def own_agent(name: str, path: Path, device: str, known: Known | None, env: Any = None) -> Any:
+    """The agent of this package with this name from its checkpoint; with `env` it can go on learning."""
     code = {} if known is None else {"known": known}
-    return agent_class(name).load(path, device=device, **code)
+    return agent_class(name).load(path, env=env, device=device, **code)
 
 
 def _from_module(spec: str) -> Agent:

@@ -18,6 +18,7 @@ from ode_rl.envs.task_timing import TaskTiming
 from ode_rl.errors import UsageError
 from ode_rl.evaluate import Evaluation, evaluate_agent
 from ode_rl.files import from_json, to_json, write_json
+from ode_rl.load_agent import own_agent
 from ode_rl.run import RunFolder
 from ode_rl.settings import build, nearest, plain
 from ode_rl.stops import Stops
@@ -205,7 +206,8 @@ def resume(
             run.begin_anew()
             agent = _build(config, _recorded(envs, config, run, anew=True))
         else:
-            agent = _loaded(config, checkpoint, _recorded(envs, config, run, anew=False))
+            watched = _recorded(envs, config, run, anew=False)
+            agent = own_agent(config.agent, checkpoint, config.device, config.known, watched)
         at = f"step {agent.num_timesteps} of {plan.steps}"
         say(f"resuming {config.agent} on {config.env_id} at {at}, seed {config.seed}, in {run.path}")
         return _trained(agent, config, plan, run, stops, resumed=checkpoint is not None)
@@ -325,12 +327,6 @@ def _recorded(envs: list[Env], config: TrainConfig, run: RunFolder, anew: bool) 
     if len(watched) == 1:
         return watched[0]
     return DummyVecEnv([lambda env=env: env for env in watched])  # type: ignore[misc]
-
-
-def _loaded(config: TrainConfig, checkpoint: Path, env: Any) -> Learner:
-    code = {} if config.known is None else {"known": config.known}
-    agent: Learner = agent_class(config.agent).load(checkpoint, env=env, device=config.device, **code)
-    return agent
 
 
 def _build(config: TrainConfig, env: Any) -> Learner:

@@ -307,8 +307,9 @@ def test_in_a_batch_every_robot_is_searched_for_with_its_own_duration_and_plan(c
     warm = Warm(*(torch.cat(parts) for parts in zip(*(s.warm for s in states), strict=True)))
     together, _ = cart.predict(obs, PlanState(warm, 1), dt=[0.02, 0.05, 0.05])
     # Each with the noise that it has alone.
-    for i, dt in enumerate((0.02, 0.05, 0.05)):
-        np.testing.assert_allclose(together[i], cart.predict(obs[i], states[i], dt=dt)[0], rtol=1e-5)
+    np.testing.assert_array_equal(together[0], cart.predict(obs[0], states[0], dt=0.02)[0])
+    for i in (1, 2):
+        np.testing.assert_allclose(together[i], cart.predict(obs[i], states[i], dt=0.05)[0], rtol=1e-5)
     assert not np.array_equal(together[0], cart.predict(obs[0], states[0], dt=0.05)[0])
 
 
@@ -357,13 +358,13 @@ def test_an_agent_learns_and_acts_with_every_planner(method: str, env: str) -> N
     planner = {**TINY["planner"], "method": method, "gradient_steps": 2}
     agent = mpc(env, planner=planner).learn(34)
     assert agent.fits == 1
-    obs = observations(8)
+    obs = 3 * observations(32)
     action, state = agent.predict(obs)
     again, _ = agent.predict(obs)
     np.testing.assert_array_equal(action, again)
     later, _ = agent.predict(obs, state)
     assert all(agent.action_space.contains(row) for row in (*action, *later))
-    assert float(np.ptp(np.concatenate([action, later]))) > 0
+    assert float(np.ptp(action)) > 0
 
 
 def test_a_model_that_is_blind_to_time_plans_in_native_intervals_alone() -> None:
