@@ -100,7 +100,8 @@ def training_env(task: Task, model: str) -> VecNormalize:
     """Copies of the task, spread over the steps of an episode."""
     env = gymnasium.make(task.env_id)
     steps = env.spec.max_episode_steps if env.spec else None
-    shares = [(i + 1) / task.n_envs for i in range(task.n_envs)]
+    # In no order: sb3-contrib makes its batches of neighbours, which would all be in the same part.
+    shares = (1 + np.random.default_rng(0).permutation(task.n_envs)) / task.n_envs
     makers: list[Any] = [partial(_make, task, round(share * (steps or 1))) for share in shares]
     return VecNormalize(DummyVecEnv(makers), gamma=task.ppo["gamma"], norm_obs_keys=_normalised(model))
 

@@ -107,10 +107,10 @@ class SmoothTask(gymnasium.Env[Vector, Vector], ABC):
     def rate(self, state: npt.ArrayLike, action: npt.ArrayLike) -> Array:
         """The right-hand side ``[q', q''] [*, S]``."""
         state, action = np.asarray(state, np.float64), np.asarray(action, np.float64)
-        accelerations = self.acceleration(state, action)
-        return np.concatenate(
-            [np.broadcast_to(state[..., self.n_q :], accelerations.shape), accelerations], -1
-        )
+        velocities, accelerations = state[..., self.n_q :], self.acceleration(state, action)
+        if velocities.shape != accelerations.shape:  # asked first: broadcasting takes a fifth of a small step
+            velocities = np.broadcast_to(velocities, accelerations.shape)
+        return np.concatenate([velocities, accelerations], -1)
 
     def simulate(self, state: npt.ArrayLike, action: npt.ArrayLike, dt: npt.ArrayLike) -> tuple[Array, Array]:
         """State ``[*, S]`` after `dt` seconds of held action, and the reward ``[*]`` of the interval.
