@@ -70,7 +70,6 @@ class ActorCritic(nn.Module):
         value = ValueConfig("always", config.value_hidden, config.value_members, config.pessimism)
         self.value = TerminalValue(n_obs, value, generator)
         self.register_buffer("rounds", torch.zeros((), dtype=torch.int64))
-        self._most = -math.inf, math.inf
 
     def improve(
         self,
@@ -156,12 +155,8 @@ class ActorCritic(nn.Module):
             adam.step()
             fading.step()
 
-    def _returns(self, course: Course, value: Tensor, weight: float = 1.0) -> Tensor:
-        """`mean_over_horizons` of a value that promises no more than its bounds."""
-        return mean_over_horizons(course, value.clamp(*self._most), weight)
-
     def _objective(self, course: Course, weight: float) -> Tensor:
-        j = self._returns(course, self.value(course.z), weight)[0]
+        j = mean_over_horizons(course, self.value(course.z), weight)[0]
         counts = course.ok & (course.mask[0] > 0)
         return torch.where(counts, j, 0.0).sum() / counts.sum().clamp_min(1) / self.value.out[1]
 
@@ -171,10 +166,7 @@ class ActorCritic(nn.Module):
         scale = Scale.of(draw.observations())
         self.actor.take_scale(scale)
         self.value.take_input_scale(scale)
-        low, high = draw.reward_rates
-        for_ever = self.discount.seconds_of_ever
-        # Nothing earns more for ever than the best that was recorded.
-        self._most = (min(0.0, low * for_ever), max(0.0, high * for_ever))
+        self.value.bound(torch.tensor(draw.reward_rates), self.discount.seconds_of_ever)
         if not int(self.value.n_fits):
             # The best guess at the return of an unknown policy: the data go on for ever.
             self.value.out.copy_(torch.tensor([draw.mean_reward_rate() * self._seconds_ahead(), 1.0]))
@@ -184,7 +176,7 @@ class ActorCritic(nn.Module):
     @torch.no_grad()
     def _rescale(self, course: Course) -> None:
         """Let the value be in units of the returns; what it says stays."""
-        targets = self._returns(course, self.value.mean(course.z))[:, course.ok]
+        targets = mean_over_horizons(course, self.value.mean(course.z))[:, course.ok]
         if targets.numel():
             self.value.rescale(float(targets.mean()), float(targets.std(correction=0)))
 
@@ -200,7 +192,7 @@ class ActorCritic(nn.Module):
         config, value = self.config, self.value
         with torch.no_grad():
             z = course.z.detach()
-            returns = self._returns(course, target.mean(z))
+            returns = mean_over_horizons(course, target.mean(z))
             counts = course.ok & (course.mask > 0) & returns.isfinite()
             z, returns = z[:-1][counts], (returns[counts] - value.out[0]) / value.out[1]
         loss = z.new_zeros(())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ode_rl.agents.model_gradient import Discount
 from ode_rl.buffer import ReplayBuffer
 from ode_rl.ensemble import EnsembleMLP
 from ode_rl.errors import UsageError
@@ -43,9 +45,15 @@ class ValueConfig:
     """Rate of AdamW."""
     trace: float = 0.95
     """Lambda of the returns, per native step."""
+    expectile: float = 0.5
+    """Which expectile of the returns is learned. The data are those of all agents so far: 0.5, their mean,
+    says what they got, 0.9 what the better ones got from there (Kostrikov et al. 2021, arXiv 2110.06169);
+    with a short trace, so that good continuations are joined."""
 
     def __post_init__(self) -> None:
         check_widths("hidden", self.hidden)
+        if not 0 < self.expectile < 1:
+            raise UsageError("0 < expectile < 1", self.expectile, "Write value={'expectile': 0.9}.")
         if self.when not in WHEN:
             raise UsageError(f"when: {', '.join(WHEN)}", repr(self.when), "Write value={'when': 'ends'}.")
 
@@ -55,11 +63,18 @@ class ValueConfig:
 
 
 class TerminalValue(nn.Module):
-    """``V(z)``: the discounted return still to come, regressed on time-aware lambda-returns of the data."""
+    """``V(z)``: the discounted return still to come, regressed on time-aware lambda-returns of the data.
+
+    It promises no more, and threatens with no less, than the best and the worst recorded rate of reward for
+    ever, or nothing: far from the data networks say anything, and a planner would rather let a task end than
+    go where less than nothing is to be had.
+    """
 
     z_mean: Tensor
     z_spread: Tensor
     out: Tensor
+    bounds: Tensor
+    n_fits: Tensor
 
     def __init__(self, n_state: int, config: ValueConfig, generator: torch.Generator) -> None:
         super().__init__()
@@ -68,20 +83,28 @@ class TerminalValue(nn.Module):
         self.register_buffer("z_mean", torch.zeros(n_state))
         self.register_buffer("z_spread", torch.ones(n_state))
         self.register_buffer("out", torch.tensor([0.0, 1.0]))
+        self.register_buffer("bounds", torch.tensor([-torch.inf, torch.inf]))
         self.register_buffer("n_fits", torch.zeros((), dtype=torch.int64))
-
-    n_fits: Tensor
 
     def forward(self, z: Tensor) -> Tensor:
         """``z [*, Z] -> V [*]``, the mean of the members less `pessimism` times their spread."""
         members = self._members(z)
         low: Tensor = members.mean(0) - self.config.pessimism * members.std(0, correction=0)
-        return self.out[0] + self.out[1] * low
+        return self._bounded(self.out[0] + self.out[1] * low)
 
     def mean(self, z: Tensor) -> Tensor:
         """``z [*, Z] -> [*]``, the mean of the members: what the targets are made of."""
         mean: Tensor = self._members(z).mean(0)
-        return self.out[0] + self.out[1] * mean
+        return self._bounded(self.out[0] + self.out[1] * mean)
+
+    def bound(self, rates: Tensor, seconds_of_ever: float) -> None:
+        """Take the bounds from recorded rates of reward ``[n]`` per second; no discount, no bounds."""
+        if math.isfinite(seconds_of_ever):
+            low, high = rates.min().clamp(max=0.0), rates.max().clamp(min=0.0)
+            self.bounds.copy_(torch.stack([low, high]) * seconds_of_ever)
+
+    def _bounded(self, value: Tensor) -> Tensor:
+        return value.clamp(self.bounds[0], self.bounds[1])
 
     def _members(self, z: Tensor) -> Tensor:
         flat = ((z - self.z_mean) / self.z_spread).reshape(-1, z.shape[-1])
@@ -99,6 +122,8 @@ class TerminalValue(nn.Module):
         obs, after = torch.from_numpy(data.obs).to(device), torch.from_numpy(data.next_obs).to(device)
         scale = Scale.of(obs)
         self.take_input_scale(scale)
+        for_ever = Discount(rho, native_dt).seconds_of_ever
+        self.bound(torch.from_numpy(data.reward / data.dt), for_ever)
         optimiser = torch.optim.AdamW(self.net.parameters(), self.config.learning_rate, weight_decay=1e-4)
         last = 0.0
         for _ in range(self.config.refreshes):
@@ -131,6 +156,12 @@ class TerminalValue(nn.Module):
         self.net.biases[-1].mul_(ratio).add_((float(self.out[0]) - mean) / spread)
         self.out.copy_(torch.tensor([mean, spread]))
 
+    def _loss(self, missing: Tensor) -> Tensor:
+        """The expectile loss of what the networks say too little, with linear tails."""
+        share = torch.where(missing > 0, self.config.expectile, 1 - self.config.expectile)
+        each = nn.functional.smooth_l1_loss(missing, torch.zeros_like(missing), reduction="none")
+        return (2 * share * each).mean()
+
     def _regress(
         self, optimiser: torch.optim.Optimizer, obs: Tensor, target: Tensor, rng: np.random.Generator
     ) -> float:
@@ -141,7 +172,7 @@ class TerminalValue(nn.Module):
                 rng.integers(len(obs), size=(self.config.n_members, self.config.batch_size))
             )
             z = (obs[at] - self.z_mean) / self.z_spread
-            loss = nn.functional.smooth_l1_loss(self.net(z)[..., 0], target[at])
+            loss = self._loss(target[at] - self.net(z)[..., 0])
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()

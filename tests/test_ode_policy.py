@@ -571,7 +571,7 @@ def test_the_policy_of_the_last_round_remains_whatever_the_model_promises(
 def test_a_value_never_promises_more_than_the_best_recorded_rate_for_ever() -> None:
     agent = ODEPolicy(CART, seed=0, **TINY).learn(60)
     rates = agent.buffer.arrays().reward / agent.buffer.arrays().dt
-    low, high = agent.policy._most
+    low, high = agent.policy.value.bounds.tolist()
     ever = agent.policy.discount.native_dt / (1 - np.exp(-agent.policy.discount.rho * agent.dt))
     assert high == pytest.approx(max(0.0, rates.max() * ever))
     assert low == pytest.approx(min(0.0, rates.min() * ever))

@@ -11,6 +11,7 @@ import torch
 
 from ode_rl.agents.terminal_value import TerminalValue, ValueConfig
 from ode_rl.buffer import ReplayBuffer
+from ode_rl.errors import UsageError
 from ode_rl.returns import Float64, lambda_returns
 from ode_rl.types import Transition
 
@@ -152,3 +153,49 @@ def test_a_stored_value_is_the_same_value() -> None:
     other.load_state_dict(one.state_dict())
     assert at(other, *LEFT) == at(one, *LEFT)
     assert int(other.n_fits) == int(one.n_fits) > 0
+
+
+@pytest.mark.parametrize(("sign", "low", "high"), [(1.0, 0.0, 1 / RHO), (-1.0, -1 / RHO, 0.0)])
+def test_a_value_far_from_the_data_is_none_that_no_policy_could_reach(
+    sign: float, low: float, high: float
+) -> None:
+    buffer = ReplayBuffer(1000, 1, 1)
+    for dt in (0.1, 0.05):
+        countdown(buffer, 2.0, 0.0, dt, ends="terminated")
+    buffer.reward[:] *= sign
+    value = learned(buffer, fits=2)
+    # A reward of 1 per second, paid for ever at the native interval.
+    assert value.bounds.tolist() == pytest.approx([low, high], rel=0.1)
+    far = at(value, -1e4, -10.0, 10.0, 1e4)
+    assert all(value.bounds[0] <= each <= value.bounds[1] for each in far)
+    assert {min(far), max(far)} == set(value.bounds.tolist())  # the networks alone leave them on both sides
+
+
+def test_without_a_discount_a_value_has_no_bounds() -> None:
+    buffer = ReplayBuffer(1000, 1, 1)
+    countdown(buffer, 2.0, 0.0, 0.1, ends="terminated")
+    value = TerminalValue(1, SMALL, torch.Generator().manual_seed(0))
+    value.fit(buffer, 0.0, NATIVE, np.random.default_rng(0))
+    assert value.bounds.tolist() == [-math.inf, math.inf]
+
+
+@pytest.mark.parametrize(
+    ("expectile", "expected"),
+    # Returns of 0 and 1, which are -1 and 1 in units of their spread; tails are linear beyond 1.
+    [(0.5, 0.5), (0.9, 1 - 0.1 / 0.9 / 2), (0.1, 0.1 / 0.9 / 2)],
+)
+def test_an_expectile_of_the_returns_leans_to_the_better_or_the_worse_ones(
+    expectile: float, expected: float
+) -> None:
+    buffer = ReplayBuffer(1000, 1, 1)
+    zero = np.zeros(1, np.float32)
+    for k in range(200):
+        buffer.add(Transition(zero, zero, float(k % 2), zero, NATIVE, True, False))
+    config = ValueConfig(hidden=(8,), n_members=1, updates=400, learning_rate=1e-2, expectile=expectile)
+    assert at(learned(buffer, fits=2, config=config), 0.0)[0] == pytest.approx(expected, abs=0.03)
+
+
+@pytest.mark.parametrize("expectile", [0.0, 1.0, 2.0])
+def test_an_expectile_lies_between_0_and_1(expectile: float) -> None:
+    with pytest.raises(UsageError, match="expectile"):
+        ValueConfig(expectile=expectile)
