@@ -8,7 +8,7 @@ Velocities are hidden, half of the observations are lost (what was seen last is 
 control interval is drawn from 0.4 to 1.6 native ones; each agent sees how long the last one was, and its
 action. All have the same settings, steps and, to one unit of the hidden size, the same number of parameters.
 They are trained on rewards per native step: what an interval of unknown length adds up is noise to a critic,
-and drowned the rest (the LSTM of seed 100 stood at -820 after 200,000 steps, and at -430 with rates).
+and drowned the rest (the LSTM of seed 100 stood at -820 after 200,000 steps, and at -390 with rates).
 The LSTM is `MultiInputLstmPolicy` of sb3-contrib with all its inputs normalised, the time too. Along the way
 10 episodes (deterministic, start seeds of their own) are evaluated, 30 at the end, outside of the clock. Runs
 whose results are there are skipped.
