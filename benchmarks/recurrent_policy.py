@@ -93,7 +93,7 @@ class RewardRate(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def step(self, action: Any) -> Any:
         obs, reward, terminated, truncated, info = self.env.step(action)
-        return obs, reward * self.native / info["dt"], terminated, truncated, info
+        return obs, float(reward) * self.native / info["dt"], terminated, truncated, info
 
 
 class Staggered(gymnasium.Wrapper[Any, Any, Any, Any]):
