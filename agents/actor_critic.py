@@ -67,7 +67,13 @@ class ActorCritic(nn.Module):
         self.actor = make_actor(
             config.actor, n_obs, n_action, config.hidden, config.n_memory, interval, generator
         )
-        value = ValueConfig("always", config.value_hidden, config.value_members, config.pessimism)
+        value = ValueConfig(
+            "always",
+            config.value_hidden,
+            config.value_members,
+            config.pessimism,
+            batch_size=config.value_batch,
+        )
         self.value = TerminalValue(n_obs, value, generator)
         self.register_buffer("rounds", torch.zeros((), dtype=torch.int64))
 
@@ -194,16 +200,8 @@ class ActorCritic(nn.Module):
             z = course.z.detach()
             returns = mean_over_horizons(course, target.mean(z))
             counts = course.ok & (course.mask > 0) & returns.isfinite()
-            z, returns = z[:-1][counts], (returns[counts] - value.out[0]) / value.out[1]
-        loss = z.new_zeros(())
-        for _ in range(config.value_updates if len(z) else 0):
-            at = torch.from_numpy(rng.integers(len(z), size=(config.value_members, config.value_batch)))
-            x = (z[at] - value.z_mean) / value.z_spread
-            loss = nn.functional.smooth_l1_loss(value.net(x)[..., 0], returns[at])
-            adam.zero_grad(set_to_none=True)
-            loss.backward()
-            adam.step()
-        return float(loss.detach())
+            z, returns = z[:-1][counts], returns[counts]
+        return value.regress(adam, z, returns, config.value_updates if len(z) else 0, rng)
 
 
 def _take(parameters: list[nn.Parameter], gradient: tuple[Tensor | None, ...], most: float) -> float:

@@ -135,7 +135,8 @@ class TerminalValue(nn.Module):
             returns = lambda_returns(reward, discount, mix, known, data.terminated, following)
             target = torch.from_numpy(returns).float()
             self.rescale(float(target.mean()), float(target.std(correction=0)))
-            last = self._regress(optimiser, obs, target.to(device), rng)
+            n_updates = max(1, self.config.updates // self.config.refreshes)
+            last = self.regress(optimiser, obs, target.to(device), n_updates, rng)
             self.n_fits += 1
         return last
 
@@ -162,17 +163,20 @@ class TerminalValue(nn.Module):
         each = nn.functional.smooth_l1_loss(missing, torch.zeros_like(missing), reduction="none")
         return (2 * share * each).mean()
 
-    def _regress(
-        self, optimiser: torch.optim.Optimizer, obs: Tensor, target: Tensor, rng: np.random.Generator
+    def regress(
+        self,
+        optimiser: torch.optim.Optimizer,
+        z: Tensor,
+        target: Tensor,
+        n_updates: int,
+        rng: np.random.Generator,
     ) -> float:
-        target = (target - self.out[0]) / self.out[1]
+        """Gradient steps towards returns ``target [n]`` of states ``z [n, Z]``; the last loss, in spreads."""
+        z, target = (z - self.z_mean) / self.z_spread, (target - self.out[0]) / self.out[1]
         loss = target.new_zeros(())
-        for _ in range(max(1, self.config.updates // self.config.refreshes)):
-            at = torch.from_numpy(
-                rng.integers(len(obs), size=(self.config.n_members, self.config.batch_size))
-            )
-            z = (obs[at] - self.z_mean) / self.z_spread
-            loss = self._loss(target[at] - self.net(z)[..., 0])
+        for _ in range(n_updates):
+            at = torch.from_numpy(rng.integers(len(z), size=(self.config.n_members, self.config.batch_size)))
+            loss = self._loss(target[at] - self.net(z[at])[..., 0])
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
