@@ -77,8 +77,9 @@ TASKS = {
     "half-cheetah": Task(
         "HalfCheetah-v5",
         (0, 1),
-        {**COMMON, "learning_rate": 3e-4, "gamma": 0.98},
+        {**COMMON, "n_steps": 64, "learning_rate": 1e-3, "gamma": 0.98},
         {"net_arch": [64], "ortho_init": False, "activation_fn": nn.ReLU},
+        n_envs=16,
     ),
 }
 
