@@ -57,7 +57,7 @@ def draw(panel: Axes, task: Task, folder: Path, threshold: float | None) -> None
         found = read_curves(folder, task.env_id, agent, model)
         if found is None:
             continue
-        shown = found.steps <= task.must
+        shown = found.steps <= task.steps
         steps, returns = found.steps[shown], found.returns[:, shown]
         panel.plot(steps, returns.mean(0), dashes, color=colour, label=label, lw=2)
         panel.fill_between(steps, returns.min(0), returns.max(0), color=colour, alpha=0.15, lw=0)
@@ -74,7 +74,7 @@ def draw(panel: Axes, task: Task, folder: Path, threshold: float | None) -> None
         )
     if not panel.lines:
         panel.text(0.5, 0.5, "not measured yet", ha="center", color="0.4", transform=panel.transAxes)
-    panel.set(title=task.env_id, xlabel="environment steps", xlim=(0, task.must))
+    panel.set(title=task.env_id, xlabel="environment steps", xlim=(0, task.steps))
     panel.spines[["top", "right"]].set_visible(False)
 
 
