@@ -23,7 +23,7 @@ from ode_rl.agents.noise import next_noise
 from ode_rl.agents.plan_grid import PlanGrid
 from ode_rl.agents.plan_progress import PlanState, Progress
 from ode_rl.agents.planners import Deadline
-from ode_rl.agents.planning import Planning
+from ode_rl.agents.planning import How, Planning
 from ode_rl.agents.terminal_value import TerminalValue
 from ode_rl.best_use import BLIND
 from ode_rl.buffer import ReplayBuffer
@@ -59,7 +59,7 @@ class MPC(Collecting):
     def _build(self, settings: MPCConfig) -> None:
         # What is written to files is what was decided: a resumed run plans as before.
         plans_each = settings.planner.candidates
-        if not settings.asks_all_members:
+        if not settings.asks_all_members(explores=True):
             plans_each = -(-plans_each // settings.model.n_members)
         width = min(settings.model.hidden, default=0)
         precision = resolve_precision(settings.precision, self.device, width, plans_each)
@@ -110,8 +110,8 @@ class MPC(Collecting):
         action will be held, one number or one per robot (None: the control interval of the task).
         ``proposals [P, K, A]`` or ``[B, P, K, A]`` are plans, say of a policy, to be tried among the first
         candidates: actions of the task at the K knots (``agent.grid.knots``). With
-        `deterministic` false the exploration noise of training is added. The same arguments give the same
-        action, unless the planner has a budget in milliseconds.
+        `deterministic` false it explores as in training, by noise or a bonus. The same arguments give the
+        same action, unless the planner has a budget in milliseconds.
         """
         deadline = Deadline.after(self.settings.planner.budget_ms)
         obs = np.asarray(observation, np.float32)
@@ -136,7 +136,8 @@ class MPC(Collecting):
         mode = torch.no_grad if self.settings.planner.method == "gradient" else torch.inference_mode
         with mode():
             z = torch.from_numpy(rows).to(self.device)
-            scaled, warm, scored = self.planning.actions(z, before.warm, noise, dt, deadline, proposals)
+            how = How(noise, deadline, proposals, explores=not deterministic)
+            scaled, warm, scored = self.planning.actions(z, before.warm, dt, how)
             if not deterministic and self.settings.explore_std:
                 jitter = torch.randn(scaled.shape, generator=noise, device=self.device)
                 scaled = (scaled + self.settings.explore_std * jitter).clamp(-1, 1)

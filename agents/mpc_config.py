@@ -55,8 +55,9 @@ class MPCConfig:
     """Which members of the ensemble try a plan: assigned (one each, dealt out; the best plans are judged by
     all) or all."""
     uncertainty: float = 0.0
-    """Weight of the spread of a plan's score over the members: below 0 a penalty, above 0 a bonus; not 0
-    asks all members for every plan."""
+    """Weight of the spread of a plan's score over the members: below 0 a penalty, above 0 a bonus while
+    learning, so that what the members disagree about is tried where rewards are rare. Not 0 asks all members
+    for every plan."""
     precision: str = "auto"
     """Precision of planning: float32, bfloat16, or auto (what the processor can do)."""
     explore_std: float = 0.0
@@ -75,10 +76,13 @@ class MPCConfig:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     """The policy that proposes plans."""
 
-    @property
-    def asks_all_members(self) -> bool:
-        """Whether every plan is tried on all members."""
-        return self.members == "all" or bool(self.uncertainty)
+    def spread_weight(self, explores: bool) -> float:
+        """Weight of the spread over the members; a bonus is for decisions that explore."""
+        return self.uncertainty if explores else min(0.0, self.uncertainty)
+
+    def asks_all_members(self, explores: bool) -> bool:
+        """Whether every plan is tried on all members, in decisions that explore and in others."""
+        return self.members == "all" or bool(self.spread_weight(explores))
 
     def __post_init__(self) -> None:
         discount_rate(self.gamma, native_dt=1.0)  # refuses what is no discount

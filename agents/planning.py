@@ -36,6 +36,16 @@ class Decision(NamedTuple):
     dt: Tensor
 
 
+class How(NamedTuple):
+    """How plans are searched: with which noise, until when, with which plans ``[B, P, K, A]`` among the
+    first, and whether to explore."""
+
+    noise: torch.Generator
+    deadline: Deadline = Deadline()
+    proposals: Tensor | None = None
+    explores: bool = False
+
+
 class Planning:
     """Plans in `model`, which end in `value`, or in that of `policy`, whose plans are tried among the first.
 
@@ -65,62 +75,39 @@ class Planning:
         """Where the model is."""
         return self.model.log_noise.device
 
-    def actions(
-        self,
-        z: Tensor,
-        warm: Warm,
-        noise: torch.Generator,
-        dt: Any,
-        deadline: Deadline,
-        proposals: Tensor | None,
-    ) -> tuple[Tensor, Warm, int]:
+    def actions(self, z: Tensor, warm: Warm, dt: Any, how: How) -> tuple[Tensor, Warm, int]:
         """First actions ``[B, A]`` scaled to [-1, 1], the warm start of the next call, plans scored."""
         groups = unique_seconds(dt, len(z), self.grid.dt)
         if len(groups) == 1:
-            return self._search(z, warm, noise, groups[0][0], deadline, proposals)
+            return self._search(z, warm, groups[0][0], how)
         action, after, scored = torch.empty(len(z), warm.mean.shape[-1], device=z.device), warm, 0
-        mean, elites, beginning = warm.mean.clone(), warm.elites.clone(), noise.get_state()
+        mean, elites, beginning = warm.mean.clone(), warm.elites.clone(), how.noise.get_state()
         for seconds, own in groups:
             # The noise that each robot would have alone.
-            noise.set_state(beginning)
+            how.noise.set_state(beginning)
             own = own.to(z.device)
             part = Warm(warm.mean[own], warm.elites[own])
-            own_proposals = None if proposals is None else proposals[own]
-            action[own], after, n = self._search(z[own], part, noise, seconds, deadline, own_proposals)
+            own_how = how._replace(proposals=None if how.proposals is None else how.proposals[own])
+            action[own], after, n = self._search(z[own], part, seconds, own_how)
             mean[own], elites[own], scored = after.mean, after.elites, max(scored, n)
         return action, Warm(mean, elites), scored
 
-    def _search(
-        self,
-        z: Tensor,
-        warm: Warm,
-        noise: torch.Generator,
-        seconds: float,
-        deadline: Deadline,
-        proposals: Tensor | None,
-    ) -> tuple[Tensor, Warm, int]:
+    def _search(self, z: Tensor, warm: Warm, seconds: float, how: How) -> tuple[Tensor, Warm, int]:
         """First actions ``[B, A]``, the warm start of the next call, and how many plans were scored."""
-        found = self._found(z, warm, noise, seconds, deadline, proposals)
+        found = self._found(z, warm, seconds, how)
         return self._first(found, seconds), self.grid.shifted(found.warm, seconds), found.n_scored
 
     def _first(self, found: Found, seconds: float) -> Tensor:
         """What the plans do first, ``[B, A]``."""
         return self.grid.spread_out(self.grid.intervals(seconds), found.plan)(found.plan)[:, 0]
 
-    def _found(
-        self,
-        z: Tensor,
-        warm: Warm,
-        noise: torch.Generator,
-        seconds: float,
-        deadline: Deadline,
-        proposals: Tensor | None,
-    ) -> Found:
+    def _found(self, z: Tensor, warm: Warm, seconds: float, how: How) -> Found:
         config, intervals = self.settings, self.grid.intervals(seconds)
         dt = torch.tensor(intervals, device=self.device)
         actions = self.grid.spread_out(intervals, warm.mean)
         model = self.model if config.planner.method == "gradient" else self._fast_model()
-        objective = self._objective(deadline)
+        objective = self._objective(how)
+        noise, deadline, proposals = how.noise, how.deadline, how.proposals
         if self.policy is not None and int(self.policy.rounds):
             own = self.policy.plans(self.model, z, dt)[:, :, self.grid.at_knots(intervals)]
             proposals = own if proposals is None else torch.cat([proposals, own], 1)
@@ -131,7 +118,7 @@ class Planning:
         def by_one_each(plans: Tensor) -> Tensor:
             return assigned_scores(model, z, actions(plans), dt, objective, noise)
 
-        if config.asks_all_members:
+        if config.asks_all_members(how.explores):
             found = search(by_all, warm, config.planner, noise, None, proposals, deadline)
         else:
             n = config.model.n_members
@@ -154,7 +141,7 @@ class Planning:
         warm, ok = self.start(len(z)).warm, torch.ones(len(z), dtype=torch.bool, device=z.device)
         for k, push in enumerate(pushes):
             for call in range(1 if k else COLD_SEARCHES):
-                found = self._found(z, warm, self.noise(k, call), seconds, Deadline(), None)
+                found = self._found(z, warm, seconds, How(self.noise(k, call)))
                 warm = found.warm
             actions = self._first(found, seconds)
             ok = ok & found.ok
@@ -170,15 +157,16 @@ class Planning:
         """Take up what the world model has learned."""
         self._fast = None
 
-    def _objective(self, deadline: Deadline) -> Objective:
+    def _objective(self, how: How) -> Objective:
         config = self.settings
         value: TerminalValue | None = None
         if self.policy is not None and int(self.policy.rounds):
             value = self.policy.value
         elif int(self.value.n_fits) and config.value.applies(self.model.ends):
             value = self.value
-        stop = None if deadline.at == float("inf") else deadline.check
-        return Objective(self.rho, value, config.action_cost, config.uncertainty, stop)
+        stop = None if how.deadline.at == float("inf") else how.deadline.check
+        weight = config.spread_weight(how.explores)
+        return Objective(self.rho, value, config.action_cost, weight, stop)
 
     def _fast_model(self) -> FastModel:
         if self._fast is None:

@@ -17,9 +17,9 @@ class Task:
 
     `threshold` is a return, or None where it is `SHARE` of the way from random actions to the planner on the
     true dynamics, at most to `most`, or what SAC reaches at `sac_steps`. It must be reached by `must` steps,
-    and `aim` is where that would lead the field; a training lasts `fewer` where that is enough.
-    There is an evaluation every `eval_freq` steps. `agents` are the model-based ones that are measured, `rival`
-    the one that is measured on a residual MLP too.
+    and `aim` is where that would lead the field; a training lasts `fewer` where that is enough. There is an
+    evaluation every `eval_freq` steps. `agents` are the model-based ones that are measured, `rival` the one
+    that is measured on a residual MLP too.
     """
 
     env_id: str
@@ -50,8 +50,8 @@ TASKS = {
     for task in (
         Task("Pendulum-v1", -200.0, 400, 200, 50, ("mpc", "dyna"), rival="mpc"),
         Task("InvertedPendulum-v5", 950.0, 3000, 1000, 500, ("mpc", "dyna"), rival="mpc"),
-        Task("ode_rl/CartPoleSwingUp-v0", None, 5000, 3000, 500, ("mpc", "dyna")),
-        Task("InvertedDoublePendulum-v5", 9100.0, 15_000, 5000, 500, ("mpc", "dyna"), fewer=5000),
+        Task("ode_rl/CartPoleSwingUp-v0", None, 5000, 3000, 250, ("mpc", "dyna"), fewer=3000),
+        Task("InvertedDoublePendulum-v5", 9100.0, 15_000, 5000, 500, ("mpc", "dyna"), fewer=3000),
         Task("Reacher-v5", -3.75, 10_000, 5000, 1000, ("mpc", "dyna"), fewer=5000),
         Task("Pusher-v5", None, 30_000, 15_000, 2500, ("mpc", "dyna"), sac_steps=100_000),
         Task("Swimmer-v5", None, 60_000, 20_000, 5000, ("dyna",), seeds=2, most=340.0),

@@ -23,7 +23,7 @@ import ode_rl.agents.planning
 from ode_rl.agents import MPC, ODEPolicy
 from ode_rl.agents.distillation import COURSES, Distillation
 from ode_rl.agents.model_gradient import imagined
-from ode_rl.agents.planners import Deadline
+from ode_rl.agents.planning import How
 from ode_rl.cli import main
 from ode_rl.envs.task import make_task
 from ode_rl.envs.task_timing import TaskTiming
@@ -402,7 +402,7 @@ def test_a_planner_tries_what_the_policy_would_do_and_ends_in_its_value(
         then = agent.model.step(z.expand(2, 3, 2), first.expand(2, 3, 1), torch.tensor(0.05)).z
         second, _ = agent.policy.actor(then, torch.full((2, 3), 0.05), then[..., :0])
     torch.testing.assert_close(plans[:, :, 1].transpose(0, 1), second)
-    objective = agent.planning._objective(Deadline())
+    objective = agent.planning._objective(How(torch.Generator()))
     assert objective.value is agent.policy.value
     # Plans of the caller come first.
     agent.predict(obs, proposals=np.zeros((1, 4, 1)))
