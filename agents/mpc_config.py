@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from ode_rl.agents.planners import PlannerConfig
@@ -55,9 +56,12 @@ class MPCConfig:
     """Which members of the ensemble try a plan: assigned (one each, dealt out; the best plans are judged by
     all) or all."""
     uncertainty: float = 0.0
-    """Weight of the spread of a plan's score over the members: below 0 a penalty, above 0 a bonus while
-    learning, so that what the members disagree about is tried where rewards are rare. Not 0 asks all members
-    for every plan."""
+    """Weight of the spread of a plan's score over the members: below 0 a penalty, above 0 a bonus; not 0
+    asks all members for every plan."""
+    curiosity: float = 0.0
+    """Weight of a bonus, while learning, for plans that end where the members are apart (Sekar et al. 2020,
+    arXiv 2005.05960): what the data say little about is tried, where rewards are rare. At 1 a spread of the
+    data between them is worth a typical reward. Above 0 asks all members for every plan."""
     precision: str = "auto"
     """Precision of planning: float32, bfloat16, or auto (what the processor can do)."""
     explore_std: float = 0.0
@@ -76,13 +80,9 @@ class MPCConfig:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     """The policy that proposes plans."""
 
-    def spread_weight(self, explores: bool) -> float:
-        """Weight of the spread over the members; a bonus is for decisions that explore."""
-        return self.uncertainty if explores else min(0.0, self.uncertainty)
-
     def asks_all_members(self, explores: bool) -> bool:
         """Whether every plan is tried on all members, in decisions that explore and in others."""
-        return self.members == "all" or bool(self.spread_weight(explores))
+        return self.members == "all" or bool(self.uncertainty) or (explores and self.curiosity > 0)
 
     def __post_init__(self) -> None:
         discount_rate(self.gamma, native_dt=1.0)  # refuses what is no discount
@@ -92,6 +92,8 @@ class MPCConfig:
         if self.buffer_size < self.warmup_steps:
             got = f"buffer_size={self.buffer_size} and warmup_steps={self.warmup_steps}"
             raise UsageError("a buffer that holds the warm-up", got, "Write a larger buffer_size.")
+        if not (math.isfinite(self.curiosity) and self.curiosity >= 0):
+            raise UsageError("curiosity >= 0", self.curiosity, "Write curiosity=1.0, or leave it out.")
         if self.members not in MEMBERS:
             raise UsageError(" or ".join(MEMBERS), repr(self.members), "Write members='assigned'.")
         if self.proposals not in PROPOSALS:

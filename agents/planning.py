@@ -165,8 +165,8 @@ class Planning:
         elif int(self.value.n_fits) and config.value.applies(self.model.ends):
             value = self.value
         stop = None if how.deadline.at == float("inf") else how.deadline.check
-        weight = config.spread_weight(how.explores)
-        return Objective(self.rho, value, config.action_cost, weight, stop)
+        curiosity = config.curiosity if how.explores else 0.0
+        return Objective(self.rho, value, config.action_cost, config.uncertainty, curiosity, stop)
 
     def _fast_model(self) -> FastModel:
         if self._fast is None:

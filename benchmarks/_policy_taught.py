@@ -70,7 +70,7 @@ def _taught(table: Table, seed: int, sampling: str, share: float) -> None:
         preset = PRESETS.get(task.env_id, "auto")
         known = KNOWN.get(task.env_id, NOTHING_KNOWN)
         # Where the reward is known there is less to be curious about.
-        planner = MPC(made(task, sampling), preset, seed=seed, device="cpu", known=known, uncertainty=0.0)
+        planner = MPC(made(task, sampling), preset, seed=seed, device="cpu", known=known, curiosity=0.0)
         # Drawn intervals are as long as the native one on the mean; the callback ends it in time.
         planner.learn(round(1.5 * most / NATIVE), callback=watch)
         # The last interval may reach over the end of what is allowed.

@@ -143,6 +143,11 @@ class FastModel:
         """A typical reward rate, per second."""
         return self.model.reward_unit
 
+    @property
+    def state_spread(self) -> Tensor:
+        """Standard deviations of the recorded states, ``[Z]``."""
+        return self.model.state_spread
+
     @torch.inference_mode()
     def rollout(self, z: Tensor, plan: Tensor, dt: Tensor, stop: Callable[[], None] | None = None) -> Rollout:
         """As `WorldModel.rollout`, without gradients."""

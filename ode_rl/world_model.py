@@ -217,6 +217,11 @@ class WorldModel(nn.Module):
         """A typical reward rate, per second."""
         return self.reward.out_mean.abs() + self.reward.out_spread
 
+    @property
+    def state_spread(self) -> Tensor:
+        """Standard deviations of the recorded states, ``[Z]``."""
+        return self.reward.z_spread
+
     def _has_hazard(self, fitting: bool) -> bool:
         if not self.ends or self.known.termination is not None:
             return False

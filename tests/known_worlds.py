@@ -16,9 +16,10 @@ Rate = Callable[[Tensor, Tensor], Tensor]
 class KnownField(nn.Module):
     """A vector field that is a given function of ``z [E, N, Z]`` and ``a [E, N, A]``."""
 
-    def __init__(self, rate: Rate, n_out: int) -> None:
+    def __init__(self, rate: Rate, n_out: int, n_state: int = 1) -> None:
         super().__init__()
         self.rate = rate
+        self.register_buffer("z_spread", torch.ones(n_state))
         self.register_buffer("out_mean", torch.zeros(n_out))
         self.register_buffer("out_spread", torch.ones(n_out))
 
@@ -64,7 +65,7 @@ def known_world(
     if end_logit is not None:
         ends["end"] = end_logit
     model.dynamics = KnownField(dynamics, n_obs)  # type: ignore[assignment]
-    model.reward = KnownField(reward, 1)  # type: ignore[assignment]
+    model.reward = KnownField(reward, 1, n_obs)  # type: ignore[assignment]
     for name, rate in ends.items():
         setattr(model, name, KnownField(rate, 1))
     model.ends = bool(ends)

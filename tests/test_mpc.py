@@ -402,20 +402,24 @@ def test_all_members_are_asked_where_it_was_said_or_their_disagreement_counts(
 
 def test_a_bonus_for_disagreement_and_a_penalty_lead_to_different_plans() -> None:
     careful, neutral, curious = (
-        mpc(uncertainty=weight, members="all").predict(observations(4), deterministic=False)[0]
-        for weight in (-5.0, 0.0, 5.0)
+        mpc(uncertainty=weight, members="all").predict(observations(4))[0] for weight in (-5.0, 0.0, 5.0)
     )
     assert not np.array_equal(careful, neutral)
     assert not np.array_equal(neutral, curious)
     assert not np.array_equal(careful, curious)
 
 
-def test_a_penalty_for_disagreement_is_for_every_decision_a_bonus_for_those_that_explore() -> None:
+def test_only_decisions_that_explore_are_curious() -> None:
     obs = observations(4)
-    neutral, careful, curious = (mpc(uncertainty=weight) for weight in (0.0, -5.0, 5.0))
-    assert np.array_equal(curious.predict(obs)[0], neutral.predict(obs)[0])
+    plain, curious = mpc(), mpc(curiosity=50.0)
+    assert np.array_equal(curious.predict(obs)[0], plain.predict(obs)[0])
     assert not np.array_equal(curious.predict(obs, deterministic=False)[0], curious.predict(obs)[0])
-    assert np.array_equal(careful.predict(obs, deterministic=False)[0], careful.predict(obs)[0])
+
+
+@pytest.mark.parametrize("curiosity", [-1.0, float("nan"), float("inf")])
+def test_a_curiosity_that_is_no_weight_is_refused(curiosity: float) -> None:
+    with pytest.raises(UsageError, match="curiosity >= 0"):
+        mpc(curiosity=curiosity)
 
 
 def test_a_task_of_mujoco_whose_observations_are_in_double_precision_is_learned() -> None:

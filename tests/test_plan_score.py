@@ -9,7 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from ode_rl.agents.plan_score import Objective, assigned_scores, ensemble_scores, plan_scores
+from ode_rl.agents.plan_score import (
+    Objective,
+    assigned_scores,
+    disagreement,
+    ensemble_scores,
+    plan_scores,
+)
 from ode_rl.world_model import WorldModel
 from tests.known_worlds import known_world
 
@@ -188,6 +194,23 @@ def test_a_single_member_has_no_spread() -> None:
     z, plans, own = candidates(2, 5)
     found = ensemble_scores(opinionated(1), z, plans, HORIZON, Objective(0.0, uncertainty=-9.0))
     torch.testing.assert_close(found, own)
+
+
+def test_members_disagree_by_their_mean_distance_in_spreads_of_the_data_at_most_one_a_coordinate() -> None:
+    z = torch.tensor([[[1.0, 5.0], [0.0, 0.0]], [[3.0, 5.0], [0.0, 900.0]]])  # [E, M, Z]
+    found = disagreement(z, torch.tensor([4.0, 1.0]))
+    assert found.tolist() == pytest.approx([(1 / 4 + 0) / 2, (0 + 1) / 2])
+
+
+def test_curiosity_counts_how_far_the_members_are_apart_at_the_end_of_a_plan() -> None:
+    speed = torch.tensor([-1.0, 1.0], dtype=torch.float64).reshape(2, 1, 1)
+    world = known_world(lambda z, a: speed * a, lambda z, a: 0 * z)  # x = x0 -+ the sum of a dt
+    z, plans = torch.zeros(1, 1, dtype=torch.float64), torch.tensor([0.0, 0.5, 10.0], dtype=torch.float64)
+    plans = plans[None, :, None, None].expand(1, 3, 3, 1)
+    found = ensemble_scores(world, z, plans, DT, Objective(0.0, curiosity=2.0))
+    unit = float(world.reward_unit) * float(DT.sum())
+    assert world.state_spread.tolist() == [1.0]
+    assert found[0].tolist() == pytest.approx([0.0, 2.0 * unit * 0.5 * 0.6, 2.0 * unit])
 
 
 # --- divergence --------------------------------------------------------------------------------------------
