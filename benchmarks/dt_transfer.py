@@ -142,8 +142,7 @@ class Trained:
     def _new(self, **settings: Any) -> MPC:
         task = self.task
         # All share the data of one collector, and the reward that is rare on the cart-pole is known.
-        settings = {"curiosity": 0.0, **settings}
-        return MPC(task.env_id, task.preset, self.seed, "cpu", known=task.known, **settings)
+        return MPC(task.env_id, task.preset, self.seed, "cpu", known=task.known, curiosity=0.0, **settings)
 
     @cached_property
     def collector(self) -> MPC:
