@@ -18,8 +18,8 @@ class Task:
     `threshold` is a return, or None where it is `SHARE` of the way from random actions to the planner on the
     true dynamics, at most to `most`, or what SAC reaches at `sac_steps`. It must be reached by `must` steps,
     and `aim` is where that would lead the field; a training lasts `fewer` where that is enough. There is an
-    evaluation every `eval_freq` steps. `agents` are the model-based ones that are measured, `rival` the one
-    that is measured on a residual MLP too.
+    evaluation every `eval_freq` steps. `agent` is the model-based one that is measured, where `ablated` on a
+    residual MLP too.
     """
 
     env_id: str
@@ -27,12 +27,12 @@ class Task:
     must: int
     aim: int
     eval_freq: int
-    agents: tuple[str, ...]
+    agent: str
     seeds: int = 3
     most: float = float("inf")
     sac_steps: int = 0
-    rival: str = ""
     fewer: int = 0
+    ablated: bool = False
 
     @property
     def steps(self) -> int:
@@ -48,14 +48,14 @@ class Task:
 TASKS = {
     task.env_id: task
     for task in (
-        Task("Pendulum-v1", -200.0, 400, 200, 50, ("mpc", "dyna"), rival="mpc"),
-        Task("InvertedPendulum-v5", 950.0, 3000, 1000, 500, ("mpc", "dyna"), rival="mpc"),
-        Task("ode_rl/CartPoleSwingUp-v0", None, 5000, 3000, 250, ("mpc", "dyna"), fewer=3000),
-        Task("InvertedDoublePendulum-v5", 9100.0, 15_000, 5000, 500, ("mpc", "dyna"), fewer=3000),
-        Task("Reacher-v5", -3.75, 10_000, 5000, 1000, ("mpc", "dyna"), fewer=5000),
-        Task("Pusher-v5", None, 30_000, 15_000, 2500, ("mpc", "dyna"), sac_steps=100_000),
-        Task("Swimmer-v5", None, 60_000, 20_000, 5000, ("dyna",), seeds=2, most=340.0),
-        Task("HalfCheetah-v5", 5000.0, 40_000, 15_000, 2500, ("dyna",), seeds=2, rival="dyna"),
+        Task("Pendulum-v1", -200.0, 400, 200, 50, "mpc", ablated=True),
+        Task("InvertedPendulum-v5", 950.0, 3000, 1000, 500, "mpc", ablated=True),
+        Task("ode_rl/CartPoleSwingUp-v0", None, 5000, 3000, 250, "mpc", fewer=3000),
+        Task("InvertedDoublePendulum-v5", 9100.0, 15_000, 5000, 500, "mpc", fewer=3000),
+        Task("Reacher-v5", -3.75, 10_000, 5000, 1000, "mpc", fewer=5000, ablated=True),
+        Task("Pusher-v5", None, 30_000, 15_000, 2500, "dyna", sac_steps=100_000),
+        Task("Swimmer-v5", None, 60_000, 20_000, 5000, "dyna", seeds=2, most=340.0),
+        Task("HalfCheetah-v5", 5000.0, 40_000, 15_000, 2500, "dyna", seeds=2),
     )
 }
 
@@ -102,16 +102,16 @@ def units_of(
 ) -> list[Unit]:
     """All units of a task, what others are compared with first.
 
-    `steps` takes the place of those that are asked of the task; `more_agents` are model-free ones that the
-    table does not have by itself.
+    `steps` takes the place of those that are asked of the task; `more_agents` are ones that the table does
+    not have by itself.
     """
     kinds = [("sac", "none", max(task.steps, task.sac_steps))]
-    kinds += [(agent, "ode", task.steps) for agent in task.agents]
-    kinds += [(task.rival, "residual-mlp", task.steps)] if task.rival else []
+    models = ["ode", "residual-mlp"] if task.ablated else ["ode"]
+    kinds += [(task.agent, model, task.steps) for model in models]
     there = {agent for agent, _, _ in kinds}
-    kinds += [
-        (agent, "none", task.steps) for agent in more_agents if agent in MODEL_FREE and agent not in there
-    ]
+    for agent in more_agents:
+        if agent not in there:
+            kinds.append((agent, "none" if agent in MODEL_FREE else "ode", task.steps))
     found = [Unit(task.env_id, *pair, 0, 0) for pair in REFERENCES] if task.needs_references else []
     for seed in range(task.seeds) if seeds is None else seeds:
         found += [Unit(task.env_id, agent, model, seed, steps or most) for agent, model, most in kinds]
