@@ -48,7 +48,7 @@ class Task:
 TASKS = {
     task.env_id: task
     for task in (
-        Task("Pendulum-v1", -200.0, 400, 200, 50, "mpc", ablated=True),
+        Task("Pendulum-v1", -200.0, 400, 200, 100, "mpc", ablated=True),
         Task("InvertedPendulum-v5", 950.0, 3000, 1000, 500, "mpc", ablated=True),
         Task("ode_rl/CartPoleSwingUp-v0", None, 5000, 3000, 250, "mpc", fewer=3000),
         Task("InvertedDoublePendulum-v5", 9100.0, 15_000, 5000, 500, "mpc", fewer=3000),
