@@ -166,7 +166,7 @@ def threshold_of(task: Task, rows: list[dict[str, str]]) -> float | None:
     )
     if best is None or random is None:
         return None
-    return random + SHARE * (min(best, task.most) - random)
+    return random + SHARE * (best - random)
 
 
 def _final(rows: list[dict[str, str]], task: Task, agent: str, model: str) -> float | None:
