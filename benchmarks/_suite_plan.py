@@ -48,7 +48,7 @@ TASKS = {
     for task in (
         Task("Pendulum-v1", -200.0, 400, 200, 100, "mpc", ablated=True),
         Task("InvertedPendulum-v5", 950.0, 3000, 1000, 500, "mpc", ablated=True),
-        Task("ode_rl/CartPoleSwingUp-v0", None, 5000, 3000, 250, "mpc", fewer=3000),
+        Task("ode_rl/CartPoleSwingUp-v0", None, 5000, 3000, 500, "mpc"),
         Task("InvertedDoublePendulum-v5", 9100.0, 15_000, 5000, 500, "dyna", fewer=5000),
         Task("Reacher-v5", -3.75, 10_000, 5000, 1000, "mpc", fewer=5000, ablated=True),
         Task("Pusher-v5", None, 30_000, 15_000, 2500, "dyna", sac_steps=100_000),
