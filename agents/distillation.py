@@ -39,8 +39,9 @@ COURSES = 40
 NEAR = 0.1
 # Hidden layers of a policy that is taught: examples by the thousand bear more than gradients do.
 HIDDEN = (256, 256, 256)
-# Different control intervals about which the planner is asked in a round, at most, or one for each ratio.
-KINDS = 6
+# Different sequences of control intervals along which the planner is asked in a round, at most, or one for
+# each ratio: the robots of one sequence are planned for together.
+SEQUENCES = 6
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ class Distillation:
     intervals: int = 100
     """Control intervals for which the policy is followed in the world model."""
     ratios: tuple[float, ...] = (1.0,)
-    """What is asked about: control intervals as recorded, times each of these; a policy that shall act at
-    other rates than that of its training needs to be told how."""
+    """What is asked about: control intervals drawn from the recorded ones, times each of these; a policy that
+    shall act at other rates than that of its training needs to be told how."""
 
     def __post_init__(self) -> None:
         counts = ("rounds", "states", "steps", "updates", "last_updates", "intervals")
@@ -93,7 +94,7 @@ def distil(
     obs = recent[rng.choice(len(recent), how.states)]
     for k in range(how.rounds + improve):
         if k < how.rounds:
-            asked += _answers(planner, obs, _durations(planner, how, len(obs), rng), how, rng)
+            asked += _answers(planner, obs, how, rng)
             told = Decision(*(torch.cat(part) for part in zip(*asked, strict=True)))
             updates = how.updates if k < how.rounds - 1 else how.last_updates
             policy.imitate(told.z, told.actions, told.dt, rng, updates)
@@ -106,23 +107,23 @@ def distil(
 
 
 def _durations(planner: MPC, how: Distillation, n: int, rng: np.random.Generator) -> Seconds:
-    """For how many seconds each of n actions will be held, ``[n]``: a few recorded intervals times ratios."""
-    recorded = rng.choice(planner.buffer.arrays().dt, max(1, KINDS // len(how.ratios)))
-    kinds: Seconds = np.unique(np.outer(how.ratios, recorded))
-    return np.resize(kinds, n)
+    """Sequences ``[S, n]`` of control intervals in seconds, as recorded times one ratio each."""
+    share = max(1, SEQUENCES // len(how.ratios))
+    recorded = rng.choice(planner.buffer.arrays().dt, (len(how.ratios), share, n))
+    found = recorded * np.reshape(how.ratios, (-1, 1, 1))
+    sequences: Seconds = np.unique(found.reshape(-1, n), axis=0)
+    return sequences
 
 
-def _answers(
-    planner: MPC, obs: FloatArray, seconds: Seconds, how: Distillation, rng: np.random.Generator
-) -> list[Decision]:
-    """What the planner does in ``obs [n, Z]`` for ``seconds [n]``, and in the states to which that leads, and
-    pushes that it gets."""
+def _answers(planner: MPC, obs: FloatArray, how: Distillation, rng: np.random.Generator) -> list[Decision]:
+    """What the planner does in ``obs [n, Z]``, and where that leads, and pushes that it gets."""
     found: list[Decision] = []
-    for first in np.unique(seconds):
-        z = torch.from_numpy(obs[seconds == first]).to(planner.device)
+    sequences = _durations(planner, how, how.steps, rng)[: len(obs)]
+    for i, seconds in enumerate(sequences):
+        z = torch.from_numpy(obs[i :: len(sequences)]).to(planner.device)
         spread = rng.uniform(0, how.push, (1, len(z), 1))
         pushes = spread * rng.standard_normal((how.steps, len(z), planner.planning.n_action))
-        found += planner.planning.course(z, torch.from_numpy(pushes).to(z), float(first))
+        found += planner.planning.course(z, torch.from_numpy(pushes).to(z), seconds.tolist())
     return found
 
 
@@ -141,7 +142,9 @@ def _followed(
     first = one + np.clip(rng.uniform(-0.5, 0.5, (len(one), 1)) * (other - one), -most, most)
     starts = np.concatenate([first, recorded[rng.choice(len(recorded), COURSES // 2)]])
     z = torch.from_numpy(starts).float().to(planner.device).expand(model.n_members, -1, -1)
-    dt = torch.from_numpy(_durations(planner, how, COURSES, rng)).to(z).expand(how.intervals, *z.shape[:2])
+    sequences = _durations(planner, how, how.intervals, rng)
+    each = np.resize(np.arange(len(sequences)), COURSES)
+    dt = torch.from_numpy(sequences[each].T[:, None]).to(z).expand(-1, len(z), -1)
     memory = z.new_zeros(*z.shape[:2], policy.actor.n_memory)
     course = imagined(model, policy.actor, z, memory, dt, policy.discount)
     worth, (_, fade) = course.onward.cumprod(0), policy.discount.over(dt)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -129,29 +129,29 @@ class Planning:
         return found
 
     @torch.no_grad()
-    def course(self, z: Tensor, pushes: Tensor, seconds: float) -> Iterator[Decision]:
+    def course(self, z: Tensor, pushes: Tensor, seconds: Sequence[float]) -> Iterator[Decision]:
         """The planner at work in its own model, from states ``[B, Z]``: one decision after the other.
 
-        All actions are held for so many `seconds`. ``pushes [K, B, A]``, one for each decision, are added to
+        The k-th action is held for ``seconds[k]``. ``pushes [K, B, A]``, one for each decision, are added to
         what the planner does, not to what is returned, so that it comes beside its own path, too. As in the
         task each search begins where the one before ended, the first after a few that know nothing of these
         states: plans get better along the way.
         """
         together, model = (self.model.n_members, -1, -1), self.model
         warm, ok = self.start(len(z)).warm, torch.ones(len(z), dtype=torch.bool, device=z.device)
-        for k, push in enumerate(pushes):
+        for k, (push, held) in enumerate(zip(pushes, seconds, strict=True)):
             for call in range(1 if k else COLD_SEARCHES):
-                found = self._found(z, warm, seconds, How(self.noise(k, call)))
+                found = self._found(z, warm, held, How(self.noise(k, call)))
                 warm = found.warm
-            actions = self._first(found, seconds)
+            actions = self._first(found, held)
             ok = ok & found.ok
-            yield Decision(z[ok], actions[ok], z.new_full((int(ok.sum()),), seconds))
+            yield Decision(z[ok], actions[ok], z.new_full((int(ok.sum()),), held))
             done = (actions + push).clamp(-1, 1)
-            outcome = model.step(z.expand(together), done.expand(together), z.new_tensor(seconds))
+            outcome = model.step(z.expand(together), done.expand(together), z.new_tensor(held))
             ok = ok & outcome.ok.all(0)
             if outcome.log_survival is not None:
                 ok = ok & (outcome.log_survival.exp() > 0.5).all(0)
-            z, warm = outcome.z.mean(0), self.grid.shifted(warm, seconds)
+            z, warm = outcome.z.mean(0), self.grid.shifted(warm, held)
 
     def renew(self) -> None:
         """Take up what the world model has learned."""

@@ -431,7 +431,7 @@ def asked_once(planner: MPC, obs: npt.NDArray[Any], dt: float | None = None) -> 
     """What the planner does first in these states."""
     z = torch.from_numpy(obs)
     held = planner.interval if dt is None else dt
-    return next(planner.planning.course(z, torch.zeros(1, len(z), planner.planning.n_action), held))
+    return next(planner.planning.course(z, torch.zeros(1, len(z), planner.planning.n_action), [held]))
 
 
 def test_a_policy_is_distilled_from_what_the_best_plans_begin_with() -> None:
@@ -457,7 +457,7 @@ def test_the_planner_is_asked_where_the_policy_comes_itself(monkeypatch: pytest.
     asked: list[npt.NDArray[Any]] = []
     ask = planner.planning.course
 
-    def listening(z: Tensor, pushes: Tensor, dt: float) -> Any:
+    def listening(z: Tensor, pushes: Tensor, dt: list[float]) -> Any:
         asked.append(z.numpy())
         return ask(z, pushes, dt)
 
@@ -479,14 +479,15 @@ def test_a_planner_at_work_in_its_model_goes_where_its_actions_lead_and_pushes_t
     planner = MPC(CART, seed=0, **{**PLANNER, "warmup_steps": 120}).learn(120)
     z = torch.from_numpy(planner.buffer.arrays().obs[:7])
     pushes = torch.from_numpy(np.random.default_rng(0).normal(0, 0.5, (4, 7, 1))).float()
-    course = list(planner.planning.course(z, pushes, 0.1))
-    assert [float(each.dt[0]) for each in course] == pytest.approx([0.1] * 4)
+    seconds = [0.1, 0.02, 0.05, 0.2]
+    course = list(planner.planning.course(z, pushes, seconds))
+    assert [float(each.dt[0]) for each in course] == pytest.approx(seconds)
     together = (planner.model.n_members, -1, -1)
     for (one, after), push in zip(itertools.pairwise(course), pushes[:-1], strict=True):
         done = (one.actions + push).clamp(-1, 1)
         outcome = planner.model.step(one.z.expand(together), done.expand(together), one.dt[0])
         torch.testing.assert_close(after.z, outcome.z.mean(0))
-    assert torch.equal(course[0].actions, next(planner.planning.course(z, 0 * pushes, 0.1)).actions)
+    assert torch.equal(course[0].actions, next(planner.planning.course(z, 0 * pushes, seconds)).actions)
 
 
 def test_a_policy_is_taught_other_control_intervals_where_they_are_asked_for() -> None:
@@ -510,22 +511,52 @@ def test_a_policy_is_taught_other_control_intervals_where_they_are_asked_for() -
 def test_the_planner_is_asked_about_intervals_as_they_were_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     env = make_task("ode_rl/Pendulum-v0", TaskTiming(dt_range=(0.02, 0.1)))
     planner = MPC(env, seed=1, **{**PLANNER, "warmup_steps": 120}).learn(120)
-    asked: list[float] = []
-    ask = planner.planning.course
+    asked: list[list[float]] = []
+    followed: list[npt.NDArray[Any]] = []
+    ask, follow = planner.planning.course, imagined
 
-    def listening(z: Tensor, pushes: Tensor, dt: float) -> Any:
+    def listening(z: Tensor, pushes: Tensor, dt: list[float]) -> Any:
         asked.append(dt)
         return ask(z, pushes, dt)
 
+    def spied(*about: Any) -> Any:
+        followed.append(about[4].numpy())
+        return follow(*about)
+
     monkeypatch.setattr(planner.planning, "course", listening)
+    monkeypatch.setattr(ode_rl.agents.distillation, "imagined", spied)
     few = {**BRIEF, "states": 30}
     ODEPolicy.distilled(planner, distillation=few)
     recorded = planner.buffer.arrays().dt
-    assert len(set(asked)) == 12
-    assert all(np.isclose(recorded, dt).any() for dt in asked)
+    # Two rounds of six sequences, along each of which the intervals change as they do in the task.
+    assert [len(seconds) for seconds in asked] == [3] * 12
+    assert len(set(itertools.chain.from_iterable(asked))) > 30
+    assert all(np.isclose(recorded, dt).any() for dt in itertools.chain.from_iterable(asked))
+    assert all(dt.shape == (8, 2, COURSES) and (dt.std(0) > 0.01).all() for dt in followed)
     asked.clear()
-    ODEPolicy.distilled(planner, distillation={**few, "ratios": (0.5, 2.0)})
-    assert all(np.isclose(np.outer((0.5, 2.0), recorded), dt).any() for dt in asked)
+    followed.clear()
+    ODEPolicy.distilled(planner, distillation={**few, "ratios": (0.25, 4.0)})
+    # Each sequence has one ratio.
+    courses = [seconds.tolist() for dt in followed for seconds in dt[:, 0].T]
+    for seconds in asked + courses:
+        ratios = [q for q in (0.25, 4.0) if all(np.isclose(q * recorded, dt).any() for dt in seconds)]
+        assert len(ratios) == 1
+    assert sum(sum(seconds) > 0.18 for seconds in asked) == 6
+
+
+def test_few_states_are_asked_about_along_fewer_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = make_task("ode_rl/Pendulum-v0", TaskTiming(dt_range=(0.02, 0.1)))
+    planner = MPC(env, seed=1, **{**PLANNER, "warmup_steps": 120}).learn(120)
+    told = []
+    imitate = ode_rl.agents.actor_critic.ActorCritic.imitate
+
+    def listening(policy: Any, z: Tensor, *rest: Any) -> Any:
+        told.append(len(z))
+        return imitate(policy, z, *rest)
+
+    monkeypatch.setattr(ode_rl.agents.actor_critic.ActorCritic, "imitate", listening)
+    ODEPolicy.distilled(planner, distillation={**BRIEF, "states": 2})
+    assert told == [6, 12]
 
 
 def test_a_policy_is_followed_from_near_the_recorded_starts_too(monkeypatch: pytest.MonkeyPatch) -> None:
