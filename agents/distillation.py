@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 Seconds: TypeAlias = npt.NDArray[np.float64]
 
+# States about which the planner is asked in a round: how long an action is held is one more thing to learn.
+STATES, DRAWN_STATES = 60, 100
 # Roll-outs of the policy per member and round: half from where episodes began, half from recorded states.
 COURSES = 40
 # How far beside a recorded start others are tried, in spreads of what was recorded: further away may be no
@@ -50,8 +52,8 @@ class Distillation:
 
     rounds: int = 8
     """Rounds of questions; the first are about recorded states."""
-    states: int = 60
-    """States per round about which the planner is asked."""
+    states: int | None = None
+    """States per round about which the planner is asked; None: 60, or 100 where recorded intervals differ."""
     steps: int = 20
     """Decisions from each of these states: the planner goes on in the world model from where it comes."""
     push: float = 0.6
@@ -68,8 +70,8 @@ class Distillation:
     shall act at other rates than that of its training needs to be told how."""
 
     def __post_init__(self) -> None:
-        counts = ("rounds", "states", "steps", "updates", "last_updates", "intervals")
-        check_counts(self, counts, 10, "distillation")
+        counts = ["rounds", "steps", "updates", "last_updates", "intervals"]
+        check_counts(self, counts if self.states is None else [*counts, "states"], 10, "distillation")
         if not 0 <= self.push <= 1:
             raise UsageError("a push between 0 and 1", self.push, "Write distillation={'push': 0.6}.")
         if not self.ratios or not all(math.isfinite(ratio) and ratio > 0 for ratio in self.ratios):
@@ -87,11 +89,12 @@ def distil(
     the model is wrong, and nobody told them better.
     """
     recorded = planner.buffer.arrays().obs
+    n_states = how.states or (STATES if np.ptp(planner.buffer.arrays().dt) < 1e-6 else DRAWN_STATES)
     # The newest half: what the planner came to when it knew more.
     recent = recorded[len(recorded) // 2 :]
     asked: list[Decision] = []
     earned: list[float] = []
-    obs = recent[rng.choice(len(recent), how.states)]
+    obs = recent[rng.choice(len(recent), n_states)]
     for k in range(how.rounds + improve):
         if k < how.rounds:
             asked += _answers(planner, obs, how, rng)
@@ -102,7 +105,7 @@ def distil(
             policy.improve(planner.model, planner.buffer, rng)
         visited, found = _followed(planner, policy, how, rng)
         earned.append(found)
-        obs = visited[rng.choice(len(visited), how.states)] if len(visited) else obs
+        obs = visited[rng.choice(len(visited), n_states)] if len(visited) else obs
     return earned
 
 

@@ -557,6 +557,13 @@ def test_few_states_are_asked_about_along_fewer_sequences(monkeypatch: pytest.Mo
     monkeypatch.setattr(ode_rl.agents.actor_critic.ActorCritic, "imitate", listening)
     ODEPolicy.distilled(planner, distillation={**BRIEF, "states": 2})
     assert told == [6, 12]
+    # Where nobody says how many, there are more than the 60 of a task whose intervals are all the same.
+    told.clear()
+    ODEPolicy.distilled(planner, distillation={**BRIEF, "rounds": 1, "states": None})
+    assert told == [300]
+    fixed = MPC(CART, seed=0, **{**PLANNER, "warmup_steps": 120}).learn(120)
+    ODEPolicy.distilled(fixed, distillation={**BRIEF, "rounds": 1, "states": None})
+    assert told == [300, 180]
 
 
 def test_a_policy_is_followed_from_near_the_recorded_starts_too(monkeypatch: pytest.MonkeyPatch) -> None:
