@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Protocol
@@ -106,6 +107,24 @@ class MLPActor(nn.Module):
         """Normalise observations by `scale` from now on; the policy stays as it is."""
         self.inputs.take_scale(scale, [self.net])
 
+    def vector(self) -> Tensor:
+        """All parameters, ``[n]``."""
+        return nn.utils.parameters_to_vector(self.net.parameters()).detach()
+
+    def take_vector(self, parameters: Tensor) -> None:
+        """Take parameters ``[n]``, in the order of `vector`."""
+        like = next(self.net.parameters())
+        nn.utils.vector_to_parameters(parameters.to(like), self.net.parameters())
+
+    def crowd(self, parameters: Tensor) -> MLPActor:
+        """P actors like this one, with ``parameters [P, n]``; each acts on its rows of ``z [P, *, Z]``."""
+        found, at = copy.deepcopy(self).requires_grad_(False), 0
+        for own in found.net.parameters():
+            part = parameters[:, at : at + own[0].numel()]
+            at += own[0].numel()
+            own.data = part.reshape(len(part), *own.shape[1:]).to(own)
+        return found
+
 
 class ODEActor(nn.Module):
     """An actor with a hidden state that flows between observations and jumps at each of them.
@@ -154,6 +173,6 @@ def _bounded(u: Tensor) -> Tensor:
 
 
 def _perceive(net: EnsembleMLP, x: Tensor) -> Tensor:
-    """One network for rows of any leading shape."""
-    out: Tensor = net(x.reshape(1, -1, x.shape[-1]))
+    """One network for rows of any leading shape; one each for the first dimension if there are several."""
+    out: Tensor = net(x.reshape(net.n_members, -1, x.shape[-1]))
     return out.reshape(*x.shape[:-1], out.shape[-1])

@@ -16,6 +16,7 @@ from ode_rl.agents.courses import Courses
 from ode_rl.agents.model_gradient import Course, Discount, constant, mean_over_horizons
 from ode_rl.agents.planners import interval_grid
 from ode_rl.agents.policy_config import PolicyConfig
+from ode_rl.agents.policy_search import SearchReport, search
 from ode_rl.agents.terminal_value import TerminalValue, ValueConfig
 from ode_rl.buffer import ReplayBuffer
 from ode_rl.errors import Stopped, UsageError
@@ -83,7 +84,7 @@ class ActorCritic(nn.Module):
         buffer: ReplayBuffer,
         rng: np.random.Generator,
         stop: Callable[[], bool] | None = None,
-    ) -> PolicyReport:
+    ) -> PolicyReport | SearchReport:
         """One round of learning from `model`, with starts or courses from `buffer`.
 
         Gradients that are not finite are skipped and counted.
@@ -92,6 +93,8 @@ class ActorCritic(nn.Module):
             UsageError: after `most_skipped` of them in a row.
             Stopped: as soon as `stop()` says True, asked at each update; the networks are half way then.
         """
+        if self.config.source == "searched":
+            return search(self, model, buffer, rng, stop)
         config = self.config
         draw = Courses(self, model, buffer, rng)
         self._begin_round(draw)

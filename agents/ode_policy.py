@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from ode_rl.agents.actor import MLPActor
 from ode_rl.agents.actor_critic import ActorCritic
 from ode_rl.agents.collecting import Collecting, undone_if_raised
 from ode_rl.agents.declared import box_arrays, load_exactly
@@ -22,6 +24,7 @@ from ode_rl.agents.learner import next_seconds
 from ode_rl.agents.model_gradient import Discount
 from ode_rl.agents.noise import next_noise
 from ode_rl.agents.policy_config import PolicyConfig
+from ode_rl.agents.policy_progress import Progress
 from ode_rl.buffer import ReplayBuffer
 from ode_rl.checkpoint import Checkpoint
 from ode_rl.errors import Stopped, UsageError
@@ -30,6 +33,7 @@ from ode_rl.known import Known
 from ode_rl.returns import discount_rate
 from ode_rl.settings import build, check_counts, merged, plain
 from ode_rl.state import STATE_SPECS
+from ode_rl.timing import positive_seconds
 from ode_rl.types import FloatArray
 from ode_rl.world_model import WorldModelConfig
 
@@ -58,6 +62,14 @@ class ODEPolicyConfig:
     """Standard deviation of the noise on scaled actions while learning."""
     explore_exponent: float = 1.0
     """Colour of this noise."""
+    explore_parameters: float = 0.0
+    """Standard deviation of changes of the actor's parameters with which it acts while learning, drawn where
+    an episode begins and every `explore_seconds`: whole motions differ, not single actions. Source: Plappert
+    et al. 2018 (arXiv 1706.01905)."""
+    warmup_parameters: float = 0.0
+    """The same in the warm-up, in place of random actions; 0: random actions."""
+    explore_seconds: float = 5.0
+    """How long such a change lasts."""
     round_every: int = 150
     """Steps between two rounds (a fit of the world model, then learning in it), at least."""
     round_growth: float = 0.05
@@ -74,36 +86,13 @@ class ODEPolicyConfig:
     def __post_init__(self) -> None:
         discount_rate(self.gamma, native_dt=1.0)  # refuses what is no discount
         check_counts(self, ("warmup_steps", "round_every", "buffer_size"), 100)
-
-
-class Progress(NamedTuple):
-    """Where `learn` is between two steps, row by row of the environments.
-
-    Observations ``obs [n, O]``, `starts` of episodes ``[n]``, the actor's ``memory [n, M]``, and what is left
-    of the exploration noise ``[T, n, A]``.
-    """
-
-    obs: npt.NDArray[Any]
-    starts: npt.NDArray[np.bool_]
-    memory: Tensor | None = None
-    noise: Tensor | None = None
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The part that a checkpoint keeps; observations come from the environments."""
-        found = {"starts": torch.from_numpy(np.asarray(self.starts))}
-        rest = {"memory": self.memory, "noise": self.noise}
-        return found | {name: tensor for name, tensor in rest.items() if tensor is not None}
-
-    @classmethod
-    def of(cls, kept: dict[str, Tensor], device: torch.device) -> Progress:
-        """What `tensors` gave; without observations."""
-        memory, starts = kept.get("memory"), kept["starts"].numpy()
-        return cls(
-            np.zeros((len(starts), 0)),
-            starts,
-            None if memory is None else memory.to(device),
-            kept.get("noise"),
-        )
+        positive_seconds(self.explore_seconds, "explore_seconds")
+        for name in ("explore_parameters", "warmup_parameters"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise UsageError(f"{name} >= 0", getattr(self, name), f"Write {name}=0.1, or leave it out.")
+            if getattr(self, name) and self.policy.actor != "mlp":
+                remedy = f"Write policy={{'actor': 'mlp'}}, or leave out {name}."
+                raise UsageError(f"{name} with the actor 'mlp'", repr(self.policy.actor), remedy)
 
 
 class ODEPolicy(Collecting):
@@ -137,6 +126,7 @@ class ODEPolicy(Collecting):
         discount = Discount(discount_rate(settings.gamma, self.dt), self.dt)
         policy = ActorCritic(n_obs, n_action, self.interval, discount, settings.policy, weights)
         self.policy = policy.to(self.device)
+        self._n_parameters = sum(each.numel() for each in policy.actor.parameters())
         self.buffer = ReplayBuffer(settings.buffer_size, n_obs, n_action)
         self.rounds, self._round_at, self.skipped = 0, 0, 0
         self._progress = Progress(np.zeros((0, n_obs)), np.zeros(0, bool))
@@ -240,22 +230,43 @@ class ODEPolicy(Collecting):
 
     def _step(self, env: VecEnv, callbacks: BaseCallback, varies: bool) -> bool:
         """Act once in every environment and store what came of it; False if a callback ends the training."""
-        obs, starts, memory, _ = self._progress
+        obs, starts, memory = self._progress[:3]
+        config, now = self.settings, self._progress
         jitter, noise = self._noise(starts)
-        scaled = self.settings.warmup_std * jitter
-        if self.rounds:
+        scaled = config.warmup_std * jitter
+        change = config.explore_parameters if self.rounds else config.warmup_parameters
+        if self.rounds or change:
             rows = self._check_observation(np.asarray(obs, np.float32))
+            seconds = next_seconds(env) if varies else None
             with torch.inference_mode():
-                seconds = next_seconds(env) if varies else None
-                action, memory = self._act(rows, self._memory(len(rows), memory, starts), seconds)
-            scaled = action.cpu() + self.settings.explore_std * jitter
+                if change:
+                    now = now.changed(starts, self._n_parameters, config.explore_seconds, self.rng)
+                    action = self._act_changed(rows, seconds, change, now)
+                else:
+                    action, memory = self._act(rows, self._memory(len(rows), memory, starts), seconds)
+            scaled = action.cpu() + config.explore_std * jitter
         actions = self._to_env(scaled.clamp(-1, 1).numpy())
         new_obs, rewards, dones, infos = env.step(actions)
-        self._store(self._transitions(obs, actions, rewards, new_obs, dones, infos), infos)
-        self._progress = Progress(np.asarray(new_obs), dones, memory, noise)
+        transitions = self._transitions(obs, actions, rewards, new_obs, dones, infos)
+        self._store(transitions, infos)
+        self._progress = now._replace(obs=np.asarray(new_obs), starts=dones, memory=memory, noise=noise)
+        if change and now.left is not None:
+            passed = torch.tensor([each.dt for each in transitions], dtype=now.left.dtype)
+            self._progress = self._progress._replace(left=now.left - passed)
         self.num_timesteps += env.num_envs
         callbacks.update_locals({"rewards": rewards, "dones": dones, "infos": infos, "new_obs": new_obs})
         return callbacks.on_step()
+
+    def _act_changed(self, rows: FloatArray, seconds: Any, size: float, now: Progress) -> Tensor:
+        """What the actor does in each row with its parameters changed, `size` standard deviations."""
+        actor = self.policy.actor
+        if not isinstance(actor, MLPActor) or now.changes is None:
+            raise RuntimeError("changed parameters without an actor that takes them")
+        vector = actor.vector()
+        crowd = actor.crowd(vector + size * now.changes.to(vector))
+        z = torch.from_numpy(rows).to(self.device)[:, None]
+        action: Tensor = crowd(z, self._seconds(seconds, len(rows))[:, None], z[..., :0])[0]
+        return action[:, 0]
 
     def _noise(self, starts: npt.NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
         """The noise ``[n, A]`` of this step, and what is left of a stretch of it, which is drawn when due."""

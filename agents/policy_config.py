@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ode_rl.agents.actor import ACTORS
+from ode_rl.agents.policy_search import SearchConfig
 from ode_rl.errors import UsageError
 from ode_rl.settings import check_counts, check_widths
 from ode_rl.timing import positive_seconds
 
-SOURCES = ("imagined", "decoupled")
+SOURCES = ("imagined", "decoupled", "searched")
 # Control intervals of a roll-out where no horizon in seconds is given.
 DEFAULT_INTERVALS = 20
 
@@ -30,7 +31,8 @@ class PolicyConfig:
     source: str = "imagined"
     """Where gradients come from: imagined (roll-outs of the model from recorded states) or decoupled (the
     states of the real task, the derivatives of the model), which bears models that miss contacts but takes
-    the record for the policy's own: it wants few updates a round, rounds often, and few recent steps."""
+    the record for the policy's own: it wants few updates a round, rounds often, and few recent steps. Or
+    searched: no gradients and no value, but the returns of whole roll-outs; it wants few parameters."""
     horizon: float | None = None
     """Seconds of a roll-out; None means 20 control intervals."""
     growth: float = 1.05
@@ -65,6 +67,8 @@ class PolicyConfig:
     """Rate of Adam for the value."""
     target_every: int = 25
     """Updates of the actor between two copies of the value for its targets."""
+    search: SearchConfig = field(default_factory=SearchConfig)
+    """The search of the source searched."""
 
     def __post_init__(self) -> None:
         check_widths("hidden", self.hidden)
@@ -72,6 +76,9 @@ class PolicyConfig:
             if getattr(self, name) not in kinds:
                 remedy = f"Write {name}='{kinds[0]}'."
                 raise UsageError(f"{name}: {' or '.join(kinds)}", repr(getattr(self, name)), remedy)
+        if self.source == "searched" and self.actor != "mlp":
+            remedy = "Write actor='mlp', or leave it out."
+            raise UsageError("source 'searched' with the actor 'mlp'", repr(self.actor), remedy)
         check_counts(
             self,
             ("updates", "starts", "recent", "most_skipped", "target_every", "value_batch"),

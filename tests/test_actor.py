@@ -42,6 +42,21 @@ def test_rows_of_any_leading_shape_are_acted_on_one_by_one(kind: str) -> None:
     torch.testing.assert_close(after[2, 3], one_after)
 
 
+@pytest.mark.parametrize("hidden", [(), (16, 16)])
+def test_a_crowd_acts_as_its_members_would_alone(hidden: tuple[int, ...]) -> None:
+    made = MLPActor(N_OBS, A, hidden, INTERVAL, torch.Generator().manual_seed(0)).double()
+    made.take_scale(Scale(draw(N_OBS, seed=4), draw(N_OBS, seed=5).abs() + 0.5))
+    before, several = made.vector(), draw(4, len(made.vector()), seed=6)
+    z, dt = draw(4, 2, 3, N_OBS), 0.05 + draw(4, 2, 3, seed=7).abs()
+    together, _ = made.crowd(several)(z, dt, z[..., :0])
+    assert together.shape == (4, 2, 3, A)
+    assert torch.equal(made.vector(), before)
+    for p, parameters in enumerate(several):
+        made.take_vector(parameters)
+        assert torch.equal(made.vector(), parameters)
+        torch.testing.assert_close(together[p], made(z[p], dt[p], z[p][..., :0])[0])
+
+
 @pytest.mark.parametrize("kind", ["mlp", "ode"])
 def test_an_actor_sees_how_long_its_action_will_be_held(kind: str) -> None:
     made = actor(kind)

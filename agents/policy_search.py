@@ -1,0 +1,199 @@
+"""Search among the parameters of a policy for those that earn most in a learned world.
+
+The cross-entropy method over the parameters of an actor: where returns are decided by many seconds of motion,
+gradients along them explode and plans of some seconds see too little, but the return of a whole roll-out is
+still a good judge of a policy. Sources: Wang and Ba 2019 (arXiv 1906.08649), who plan in this space; Mania
+et al. 2018 (arXiv 1803.07055), whose linear policies are enough for locomotion.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ode_rl.agents.actor import MLPActor
+from ode_rl.buffer import Arrays, IntArray, ReplayBuffer
+from ode_rl.errors import Stopped, UsageError
+from ode_rl.normalize import Scale
+from ode_rl.settings import check_counts
+from ode_rl.world_model import WorldModel
+
+if TYPE_CHECKING:
+    from ode_rl.agents.actor_critic import ActorCritic
+
+# What a policy earns whose roll-out is not finite, in spreads of what the others earn.
+WORST = 10.0
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """The search of a round, which begins at the policy of the last one."""
+
+    population: int = 64
+    """Policies that are tried in each generation."""
+    elites: int = 8
+    """The best of them, to which the next generation is fitted."""
+    generations: int = 14
+    """Generations of a round."""
+    starts: int = 4
+    """States from which each policy is tried, on every member of the world model; every other one began an
+    episode."""
+    spread: float = 0.5
+    """Standard deviation of the parameters in the first generation (observations are normalised)."""
+    least_spread: float = 0.05
+    """What it does not fall below."""
+    momentum: float = 0.3
+    """Share of the last generation's mean and spread that the next one keeps."""
+    doubt: float = 0.5
+    """What a policy loses for each standard deviation of its return over the members of the world model."""
+    margin: float = 0.2
+    """How far beyond what was recorded imagined states may go, in half ranges of each observation."""
+
+    def __post_init__(self) -> None:
+        check_counts(self, ("population", "elites", "generations", "starts"), 4, "search")
+        if self.elites > self.population:
+            got = f"elites={self.elites}, population={self.population}"
+            raise UsageError("elites <= population", got, "Write search={'elites': 8}.")
+        for name, least in (("spread", 0.0), ("least_spread", 0.0), ("doubt", 0.0), ("margin", 0.0)):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= least):
+                remedy = f"Write search={{'{name}': {SearchConfig.__dataclass_fields__[name].default}}}."
+                raise UsageError(f"{name} >= 0", getattr(self, name), remedy)
+        if not 0 <= self.momentum < 1:
+            raise UsageError("0 <= momentum < 1", self.momentum, "Write search={'momentum': 0.3}.")
+
+
+class SearchReport(NamedTuple):
+    """What a search ended with: the mean return of its policy in the world model, the standard deviation of
+    that over the members, and the mean spread of the parameters."""
+
+    objective: float
+    disagreement: float
+    spread: float
+    skipped: int = 0
+
+    def scalars(self) -> dict[str, float]:
+        """The numbers for a logger."""
+        return {name: float(number) for name, number in self._asdict().items() if name != "skipped"}
+
+
+def search(
+    policy: ActorCritic,
+    model: WorldModel,
+    buffer: ReplayBuffer,
+    rng: np.random.Generator,
+    stop: Callable[[], bool] | None = None,
+) -> SearchReport:
+    """One round: let the actor of `policy` be the mean of the last generation.
+
+    Raises:
+        Stopped: as soon as `stop()` says True, asked before each generation; the policy acts as before then.
+        UsageError: for an actor with a memory.
+    """
+    actor, config = policy.actor, policy.config.search
+    if not isinstance(actor, MLPActor):
+        raise UsageError("source 'searched' with the actor 'mlp'", "another actor", "Write actor='mlp'.")
+    course = Trial(policy, model, buffer, rng)
+    actor.take_scale(Scale.of(torch.from_numpy(course.data.obs).to(policy.rounds.device)))
+    mean = actor.vector().cpu().numpy().astype(np.float64)
+    spread = np.full_like(mean, config.spread)
+    for _ in range(config.generations):
+        if stop is not None and stop():
+            raise Stopped
+        tried = mean + spread * rng.standard_normal((config.population, len(mean)))
+        tried[0] = mean
+        returns = course.returns(actor, tried)
+        score = returns.mean(0) - config.doubt * returns.std(0)
+        best = tried[np.argsort(-score)[: config.elites]]
+        keep = config.momentum
+        mean = keep * mean + (1 - keep) * best.mean(0)
+        spread = np.maximum(keep * spread + (1 - keep) * best.std(0), config.least_spread)
+    found = course.returns(actor, mean[None])
+    actor.take_vector(torch.from_numpy(mean))
+    policy.rounds += 1
+    return SearchReport(float(found.mean()), float(found.std(0).mean()), float(spread.mean()))
+
+
+class Trial:
+    """Roll-outs on which policies are compared: all of a generation from the same states, over the same
+    intervals, within what was recorded."""
+
+    data: Arrays
+
+    def __init__(
+        self, policy: ActorCritic, model: WorldModel, buffer: ReplayBuffer, rng: np.random.Generator
+    ) -> None:
+        self.policy, self.model, self.rng = policy, model, rng
+        self.data = buffer.arrays()
+        serials = buffer.serials()
+        self.first = _firsts(buffer, serials) - serials[0]
+        rates = self.data.reward / self.data.dt
+        self.rates = float(rates.min()), float(rates.max())
+        low, high = self.data.next_obs.min(0), self.data.next_obs.max(0)
+        room = policy.config.search.margin * (high - low) / 2
+        self.low, self.high = (self._tensor(x) for x in (low - room, high + room))
+
+    @torch.no_grad()
+    def returns(self, actor: MLPActor, parameters: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Mean discounted returns ``[E, P]`` of actors with ``parameters [P, n]`` on each member."""
+        p, e, s = len(parameters), self.model.n_members, self.policy.config.search.starts
+        crowd = actor.crowd(torch.from_numpy(parameters))
+        z = self._starts(s).expand(e, p, s, -1).reshape(e, p * s, -1)
+        total, onward = torch.zeros_like(z[..., 0]), torch.ones_like(z[..., 0])
+        seconds = self._seconds(s)
+        weight, fade = self.policy.discount.over(seconds)
+        for k in range(len(seconds)):
+            dt = seconds[k].expand(e, p, s).reshape(e, p * s)
+            low, high = (weight[k].repeat(p) * rate * dt for rate in self.rates)
+            outcome = self.model.step(z, self._act(crowd, z, dt), dt)
+            # Where the data say little the model promises too much, and a search finds it.
+            paid = torch.minimum(torch.maximum(weight[k].repeat(p) * outcome.reward, low), high)
+            total, onward = total + onward * paid, onward * fade[k].repeat(p)
+            if outcome.log_survival is not None:
+                onward = onward * outcome.log_survival.exp()
+            z = torch.minimum(torch.maximum(outcome.z, self.low), self.high)
+        found: npt.NDArray[np.float64] = _finite(total.reshape(e, p, s).cpu().double().numpy()).mean(-1)
+        return found
+
+    def _act(self, crowd: MLPActor, z: Tensor, dt: Tensor) -> Tensor:
+        """What actor p of the crowd does in its rows of ``z [E, P * S, Z]``."""
+        p = crowd.net.n_members
+        rows, held = (x.unflatten(1, (p, -1)).transpose(0, 1) for x in (z, dt))
+        action: Tensor = crowd(rows, held, rows[..., :0])[0]
+        return action.transpose(0, 1).flatten(1, 2)
+
+    def _starts(self, n: int) -> Tensor:
+        """States ``[n, Z]``: recorded ones, and ones with which an episode began."""
+        anywhere = self.rng.integers(len(self.data.dt), size=n - n // 2)
+        return self._tensor(self.data.obs[np.concatenate([anywhere, self.rng.choice(self.first, n // 2)])])
+
+    def _seconds(self, n: int) -> Tensor:
+        """Intervals ``[K, n]`` in seconds: recorded ones, as in `Courses`."""
+        stretch = self.policy.stretch[:, None]
+        dt = self.rng.choice(self.data.dt, (len(stretch), n)) * stretch
+        return self._tensor(dt * self.policy.config.dt_spread ** self.rng.uniform(-1, 1, n))
+
+    def _tensor(self, x: npt.NDArray[np.floating]) -> Tensor:
+        return torch.from_numpy(x).float().to(self.policy.rounds.device)
+
+
+def _firsts(buffer: ReplayBuffer, serials: IntArray) -> IntArray:
+    """The serials of transitions that follow no stored one."""
+    return np.setdiff1d(serials, buffer.following(serials))
+
+
+def _finite(returns: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """`returns`, the worst of all in place of those that are not finite."""
+    good = np.isfinite(returns)
+    if good.all():
+        return returns
+    if not good.any():
+        return np.zeros_like(returns)
+    known = returns[good]
+    return np.where(good, returns, known.min() - WORST * max(float(known.std()), 1.0))
