@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ode_rl.agents.actor import make_actor
+from ode_rl.agents.actor import MLPActor, make_actor
 from ode_rl.agents.courses import Courses
 from ode_rl.agents.model_gradient import Course, Discount, constant, mean_over_horizons
 from ode_rl.agents.planners import interval_grid
 from ode_rl.agents.policy_config import PolicyConfig
-from ode_rl.agents.policy_search import SearchReport, search
+from ode_rl.agents.policy_search import Record, SearchReport, search
 from ode_rl.agents.terminal_value import TerminalValue, ValueConfig
 from ode_rl.buffer import ReplayBuffer
 from ode_rl.errors import Stopped, UsageError
@@ -77,6 +77,15 @@ class ActorCritic(nn.Module):
         )
         self.value = TerminalValue(n_obs, value, generator)
         self.register_buffer("rounds", torch.zeros((), dtype=torch.int64))
+        if config.source == "searched":
+            n_parameters = sum(each.numel() for each in self.actor.parameters())
+            self.record = Record(config.search.heirs, n_parameters)
+
+    def take_scale(self, scale: Scale) -> None:
+        """Let the actor, and actors on record, normalise by `scale` from now on; what they do stays."""
+        if self.config.source == "searched" and isinstance(self.actor, MLPActor):
+            self.record.take_scale(self.actor, scale)
+        self.actor.take_scale(scale)
 
     def improve(
         self,

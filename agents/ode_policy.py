@@ -30,6 +30,7 @@ from ode_rl.checkpoint import Checkpoint
 from ode_rl.errors import Stopped, UsageError
 from ode_rl.fit import FitConfig, fit
 from ode_rl.known import Known
+from ode_rl.normalize import Scale
 from ode_rl.returns import discount_rate
 from ode_rl.settings import build, check_counts, merged, plain
 from ode_rl.state import STATE_SPECS
@@ -238,9 +239,12 @@ class ODEPolicy(Collecting):
         if self.rounds or change:
             rows = self._check_observation(np.asarray(obs, np.float32))
             seconds = next_seconds(env) if varies else None
+            if change:
+                now, anew = now.changed(starts, self._n_parameters, config.explore_seconds, self.rng)
+                if not self.rounds and anew.all() and len(self.buffer):
+                    self._take_scale()  # random actors, too, see normalised observations
             with torch.inference_mode():
                 if change:
-                    now = now.changed(starts, self._n_parameters, config.explore_seconds, self.rng)
                     action = self._act_changed(rows, seconds, change, now)
                 else:
                     action, memory = self._act(rows, self._memory(len(rows), memory, starts), seconds)
@@ -250,12 +254,27 @@ class ODEPolicy(Collecting):
         transitions = self._transitions(obs, actions, rewards, new_obs, dones, infos)
         self._store(transitions, infos)
         self._progress = now._replace(obs=np.asarray(new_obs), starts=dones, memory=memory, noise=noise)
-        if change and now.left is not None:
-            passed = torch.tensor([each.dt for each in transitions], dtype=now.left.dtype)
-            self._progress = self._progress._replace(left=now.left - passed)
+        if change:
+            self._progress, over = self._progress.after(transitions)
+            self._put_on_record(self._progress, over, change)
         self.num_timesteps += env.num_envs
         callbacks.update_locals({"rewards": rewards, "dones": dones, "infos": infos, "new_obs": new_obs})
         return callbacks.on_step()
+
+    def _take_scale(self) -> None:
+        obs = torch.from_numpy(self.buffer.arrays().obs)
+        self.policy.take_scale(Scale.of(obs.to(self.device)))
+
+    def _put_on_record(self, now: Progress, over: Tensor, size: float) -> None:
+        """Changed parameters whose time is over: what they earned is where a search begins."""
+        actor = self.policy.actor
+        if self.settings.policy.source != "searched" or not isinstance(actor, MLPActor):
+            return
+        for row in over.nonzero().flatten().tolist():
+            if now.changes is not None and now.earned is not None:
+                changed = actor.vector() + size * now.changes[row].to(self.device)
+                rate = float(now.earned[row]) / self.settings.explore_seconds
+                self.policy.record.add(changed, rate)
 
     def _act_changed(self, rows: FloatArray, seconds: Any, size: float, now: Progress) -> Tensor:
         """What the actor does in each row with its parameters changed, `size` standard deviations."""
@@ -297,6 +316,8 @@ class ODEPolicy(Collecting):
             for name, number in report.scalars().items():
                 self.logger.record(f"{part}/{name}", number)
         self.rounds, self._round_at = self.rounds + 1, self.num_timesteps
+        # Changes of the policy of before would be taken for changes of this one.
+        self._progress = self._progress._replace(changes=None, left=None, earned=None)
         self.logger.dump(self.num_timesteps)
         return True
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from ode_rl.types import Transition
 
 # Shares of a second within which the time of a change is over.
 SLACK = 1e-6
@@ -18,7 +21,7 @@ class Progress(NamedTuple):
 
     Observations ``obs [n, O]``, `starts` of episodes ``[n]``, the actor's ``memory [n, M]``, what is left of
     the exploration noise ``[T, n, A]``, and how the actor's parameters are changed: ``changes [n, N]`` in
-    standard deviations, which hold for the seconds ``left [n]``.
+    standard deviations, which hold for the seconds ``left [n]`` and have `earned` ``[n]`` so far.
     """
 
     obs: npt.NDArray[Any]
@@ -27,6 +30,7 @@ class Progress(NamedTuple):
     noise: Tensor | None = None
     changes: Tensor | None = None
     left: Tensor | None = None
+    earned: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """The part that a checkpoint keeps; observations come from the environments."""
@@ -43,16 +47,37 @@ class Progress(NamedTuple):
 
     def changed(
         self, starts: npt.NDArray[np.bool_], n_parameters: int, every: float, rng: np.random.Generator
-    ) -> Progress:
+    ) -> Changed:
         """With changes for this step: drawn anew where an episode begins or their time, `every` seconds, is
-        over."""
+        over; and in which rows they are new."""
         n = len(starts)
-        changes, left = self.changes, self.left
-        if changes is None or left is None or changes.shape != (n, n_parameters):
+        changes, left, earned = self.changes, self.left, self.earned
+        if changes is None or left is None or earned is None or changes.shape != (n, n_parameters):
             changes, left = torch.zeros(n, n_parameters), torch.zeros(n, dtype=torch.float64)
+            earned = torch.zeros_like(left)
         anew = torch.from_numpy(np.asarray(starts, bool)) | (left <= SLACK)
         if anew.any():
             drawn = torch.from_numpy(rng.standard_normal((n, n_parameters))).to(changes)
             changes = torch.where(anew[:, None], drawn, changes)
             left = torch.where(anew, every, left)
-        return self._replace(changes=changes, left=left)
+            earned = torch.where(anew, 0.0, earned)
+        return Changed(self._replace(changes=changes, left=left, earned=earned), anew)
+
+    def after(self, transitions: Sequence[Transition]) -> Changed:
+        """With these transitions counted; and in which rows the changes are over as a whole, because their
+        time is or the task has ended."""
+        if self.left is None or self.earned is None:
+            raise RuntimeError("time that passes without changes")
+        passed, paid, ended = (
+            torch.tensor([getattr(each, name) for each in transitions], dtype=torch.float64)
+            for name in ("dt", "reward", "terminated")
+        )
+        left = self.left - passed
+        return Changed(self._replace(left=left, earned=self.earned + paid), (left <= SLACK) | (ended > 0))
+
+
+class Changed(NamedTuple):
+    """Progress, and the rows ``[n]`` in which something happened to the changes of the parameters."""
+
+    progress: Progress
+    rows: Tensor

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ode_rl.agents.actor import MLPActor
 from ode_rl.buffer import Arrays, IntArray, ReplayBuffer
@@ -34,30 +34,33 @@ WORST = 10.0
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """The search of a round, which begins at the policy of the last one."""
+    """The search of a round, which begins at what earned most in the real task so far."""
 
     population: int = 64
     """Policies that are tried in each generation."""
     elites: int = 8
     """The best of them, to which the next generation is fitted."""
-    generations: int = 14
+    generations: int = 10
     """Generations of a round."""
     starts: int = 4
     """States from which each policy is tried, on every member of the world model; every other one began an
     episode."""
-    spread: float = 0.5
-    """Standard deviation of the parameters in the first generation (observations are normalised)."""
+    heirs: int = 5
+    """Changed parameters (`explore_parameters`) that earned most per second in the real task: the first
+    generation has their mean and, at least, their spread. A model that promises too much is corrected so."""
+    spread: float = 0.3
+    """Standard deviation of the first generation's parameters, at least (observations are normalised)."""
     least_spread: float = 0.05
     """What it does not fall below."""
     momentum: float = 0.3
     """Share of the last generation's mean and spread that the next one keeps."""
-    doubt: float = 0.5
+    doubt: float = 1.0
     """What a policy loses for each standard deviation of its return over the members of the world model."""
     margin: float = 0.2
     """How far beyond what was recorded imagined states may go, in half ranges of each observation."""
 
     def __post_init__(self) -> None:
-        check_counts(self, ("population", "elites", "generations", "starts"), 4, "search")
+        check_counts(self, ("population", "elites", "generations", "starts", "heirs"), 4, "search")
         if self.elites > self.population:
             got = f"elites={self.elites}, population={self.population}"
             raise UsageError("elites <= population", got, "Write search={'elites': 8}.")
@@ -83,6 +86,37 @@ class SearchReport(NamedTuple):
         return {name: float(number) for name, number in self._asdict().items() if name != "skipped"}
 
 
+class Record(nn.Module):
+    """The parameters ``best [K, n]`` that earned most in the real task, ``rates [K]`` per second (-inf: there
+    is none yet)."""
+
+    best: Tensor
+    rates: Tensor
+
+    def __init__(self, n_kept: int, n_parameters: int) -> None:
+        super().__init__()
+        self.register_buffer("best", torch.zeros(n_kept, n_parameters))
+        self.register_buffer("rates", torch.full((n_kept,), -torch.inf))
+
+    @torch.no_grad()
+    def add(self, parameters: Tensor, rate: float) -> None:
+        """Keep ``parameters [n]`` if they earned more than the least of those that are kept."""
+        least = int(self.rates.argmin())
+        if rate > float(self.rates[least]):
+            self.best[least], self.rates[least] = parameters, rate
+
+    def known(self) -> Tensor:
+        """The parameters that are there, ``[<= K, n]``."""
+        return self.best[self.rates.isfinite()]
+
+    @torch.no_grad()
+    def take_scale(self, actor: MLPActor, scale: Scale) -> None:
+        """Let the kept actors do the same where `actor` normalises by `scale` from now on."""
+        crowd = actor.crowd(self.best)
+        crowd.take_scale(scale)
+        self.best.copy_(torch.cat([each.flatten(1) for each in crowd.net.parameters()], 1))
+
+
 def search(
     policy: ActorCritic,
     model: WorldModel,
@@ -100,14 +134,19 @@ def search(
     if not isinstance(actor, MLPActor):
         raise UsageError("source 'searched' with the actor 'mlp'", "another actor", "Write actor='mlp'.")
     course = Trial(policy, model, buffer, rng)
-    actor.take_scale(Scale.of(torch.from_numpy(course.data.obs).to(policy.rounds.device)))
+    policy.take_scale(Scale.of(torch.from_numpy(course.data.obs).to(policy.rounds.device)))
     mean = actor.vector().cpu().numpy().astype(np.float64)
-    spread = np.full_like(mean, config.spread)
-    for _ in range(config.generations):
+    spread, first = np.full_like(mean, config.spread), mean[None]
+    heirs = policy.record.known().cpu().numpy().astype(np.float64)
+    if len(heirs):
+        first = np.concatenate([first, heirs])
+        mean, spread = heirs.mean(0), np.maximum(heirs.std(0), config.spread)
+    for k in range(config.generations):
         if stop is not None and stop():
             raise Stopped
         tried = mean + spread * rng.standard_normal((config.population, len(mean)))
-        tried[0] = mean
+        known = first if k == 0 else mean[None]
+        tried[: len(known)] = known[: config.population]
         returns = course.returns(actor, tried)
         score = returns.mean(0) - config.doubt * returns.std(0)
         best = tried[np.argsort(-score)[: config.elites]]

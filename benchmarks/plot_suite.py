@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 LINES = {
     ("mpc", "ode"): ("#0072B2", "-", "ours: MPC on a neural-ODE world model"),
     ("dyna", "ode"): ("#009E73", "-", "ours: Dyna on a neural-ODE world model"),
+    ("ode-policy", "ode"): ("#CC79A7", "-", "ours: policy search in a neural-ODE world model"),
     ("mpc", "residual-mlp"): ("#56B4E9", "--", "MPC on a residual MLP"),
     ("dyna", "residual-mlp"): ("#56B4E9", ":", "Dyna on a residual MLP"),
     ("sac", "none"): ("#D55E00", "-", "Stable-Baselines3 SAC"),

@@ -22,8 +22,10 @@ from ode_rl.agents.policy_progress import Progress
 from ode_rl.agents.policy_search import SearchReport, Trial, _finite
 from ode_rl.buffer import ReplayBuffer
 from ode_rl.errors import Stopped, UsageError
+from ode_rl.normalize import Scale
 from ode_rl.settings import build
 from ode_rl.train import resume, train
+from ode_rl.types import Transition
 from ode_rl.world_model import WorldModel
 from tests.known_worlds import known_world
 from tests.test_actor_critic import NATIVE, RHO, TARGET, drive, driven, walks
@@ -181,6 +183,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"policy": {"search": {"population": 0}}}, "population"),
     ({"policy": {"search": {"doubt": -1.0}}}, "doubt >= 0"),
     ({"policy": {"search": {"momentum": 1.0}}}, "momentum < 1"),
+    ({"policy": {"search": {"heirs": 0}}}, "heirs"),
     ({"explore_parameters": -0.1}, "explore_parameters >= 0"),
     ({"warmup_parameters": math.nan}, "warmup_parameters >= 0"),
     ({"explore_seconds": 0.0}, "explore_seconds"),
@@ -202,21 +205,89 @@ def searcher(env: Any = CART, **settings: Any) -> ODEPolicy:
 
 
 def test_changes_last_for_their_time_and_begin_anew_with_an_episode() -> None:
+    def drawn(now: Progress, *starts: bool) -> tuple[Progress, Tensor, list[bool]]:
+        found, anew = now.changed(np.array(starts), 3, 1.0, rng)
+        assert found.changes is not None
+        return found, found.changes, anew.tolist()
+
+    def passed(now: Progress, dt: float, *ended: bool) -> tuple[Progress, list[bool]]:
+        x = np.zeros(1, np.float32)
+        now, over = now.after([Transition(x, x, i + 1.0, x, dt, end, False) for i, end in enumerate(ended)])
+        return now, over.tolist()
+
     rng, now = np.random.default_rng(0), Progress(np.zeros((2, 1)), np.ones(2, bool))
-    now = now.changed(np.array([True, True]), 3, 1.0, rng)
-    assert now.changes is not None
-    assert now.left is not None
-    first = now.changes
-    kept = now._replace(left=now.left - 0.4).changed(np.array([False, True]), 3, 1.0, rng)
-    assert kept.changes is not None
-    assert kept.left is not None
-    assert torch.equal(kept.changes[0], first[0])
-    assert not torch.equal(kept.changes[1], first[1])
-    assert kept.left.tolist() == pytest.approx([0.6, 1.0])
-    over = kept._replace(left=kept.left - 0.6).changed(np.array([False, False]), 3, 1.0, rng)
-    assert over.changes is not None
-    assert not torch.equal(over.changes[0], first[0])
-    assert torch.equal(over.changes[1], kept.changes[1])
+    now, first, anew = drawn(now, True, True)
+    assert anew == [True, True]
+    now, over = passed(now, 0.4, False, False)
+    assert over == [False, False]
+    now, second, anew = drawn(now, False, True)
+    assert anew == [False, True]
+    assert torch.equal(second[0], first[0])
+    assert not torch.equal(second[1], first[1])
+    now, over = passed(now, 0.6, False, True)  # the first has had its second, the other's task ended
+    assert over == [True, True]
+    assert now.earned is not None
+    assert now.earned.tolist() == [2.0, 2.0]
+    now, third, anew = drawn(now, False, False)
+    assert anew == [True, False]
+    assert not torch.equal(third[0], first[0])
+    assert now.earned is not None
+    assert now.earned.tolist() == [0.0, 2.0]
+
+
+def test_the_best_are_kept_and_do_the_same_in_new_scales() -> None:
+    made = policy({"heirs": 2})
+    actor, tried = actor_of(made), torch.from_numpy(several(made, 4)).float()
+    for parameters, rate in zip(tried, (1.0, 3.0, -5.0, 2.0), strict=True):
+        made.record.add(parameters, rate)
+    assert sorted(made.record.rates.tolist()) == [2.0, 3.0]
+    made.take_scale(Scale(torch.tensor([0.2]), torch.tensor([3.0])))
+    z, dt = torch.linspace(-1, 1, 5)[:, None], torch.full((5,), 0.2)
+
+    def acts() -> list[Tensor]:
+        found = []
+        for parameters in made.record.known():
+            actor.take_vector(parameters)
+            found.append(actor(z, dt, z[:, :0])[0].detach())
+        return found
+
+    before = acts()
+    made.take_scale(Scale(torch.tensor([-0.7]), torch.tensor([0.4])))
+    for one, other in zip(before, acts(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_search_begins_at_what_earned_most_in_the_real_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[npt.NDArray[np.float64]] = []
+
+    def returns(self: Trial, actor: MLPActor, tried: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        asked.append(tried.copy())
+        return np.zeros((2, len(tried)))
+
+    monkeypatch.setattr(Trial, "returns", returns)
+    made = policy({"heirs": 2, "spread": 0.01, "generations": 1, "momentum": 0.0})
+    made.take_scale(Scale.of(torch.from_numpy(walks().arrays().obs)))
+    good = torch.from_numpy(several(made, 2) + 5.0).float()
+    for parameters in good:
+        made.record.add(parameters, 1.0)
+    own = actor_of(made).vector()
+    made.improve(drive(), walks(), np.random.default_rng(0))
+    np.testing.assert_allclose(asked[0][0], own, rtol=1e-5)
+    np.testing.assert_allclose(asked[0][1:3], good, rtol=1e-5)
+    np.testing.assert_allclose(asked[0][3:].mean(0), good.mean(0), atol=1.0)
+
+
+def test_what_whole_stretches_earned_goes_on_record() -> None:
+    agent = searcher(warmup_steps=1000, explore_seconds=0.2)
+    rates: list[float] = []
+    real = agent.policy.record.add
+    agent.policy.record.add = lambda p, rate: (rates.append(rate), real(p, rate))[1]  # type: ignore
+    agent.learn(30)
+    data = agent.buffer.arrays()
+    n = round(0.2 / agent.interval)
+    whole = data.reward[: len(rates) * n].reshape(-1, n).sum(1) / 0.2
+    np.testing.assert_allclose(rates, whole, rtol=1e-5)
+    assert len(rates) == 30 // n
 
 
 def test_a_warm_up_with_changed_parameters_acts_as_these_actors_do() -> None:
