@@ -336,4 +336,4 @@ def test_the_preset_of_the_swimmer_searches_long_roll_outs() -> None:
     agent = ODEPolicy(gymnasium.make("Swimmer-v5"), "auto", seed=0, device="cpu")
     assert agent.preset == "Swimmer-v5"
     assert agent.settings.policy.source == "searched"
-    assert agent.policy.n_intervals == 400
+    assert agent.policy.n_intervals == 500
