@@ -47,9 +47,9 @@ class SearchConfig:
     episode."""
     heirs: int = 5
     """Changed parameters (`explore_parameters`) that earned most per second in the real task: the first
-    generation has their mean and, at least, their spread. A model that promises too much is corrected so."""
+    generation is around them and the policy. A model that promises too much is corrected so."""
     spread: float = 0.3
-    """Standard deviation of the first generation's parameters, at least (observations are normalised)."""
+    """Standard deviation of the first generation around its parents (observations are normalised)."""
     least_spread: float = 0.05
     """What it does not fall below."""
     momentum: float = 0.3
@@ -135,22 +135,21 @@ def search(
         raise UsageError("source 'searched' with the actor 'mlp'", "another actor", "Write actor='mlp'.")
     course = Trial(policy, model, buffer, rng)
     policy.take_scale(Scale.of(torch.from_numpy(course.data.obs).to(policy.rounds.device)))
-    mean = actor.vector().cpu().numpy().astype(np.float64)
-    spread, first = np.full_like(mean, config.spread), mean[None]
-    heirs = policy.record.known().cpu().numpy().astype(np.float64)
-    if len(heirs):
-        first = np.concatenate([first, heirs])
-        mean, spread = heirs.mean(0), np.maximum(heirs.std(0), config.spread)
+    own = actor.vector()[None]
+    parents = torch.cat([own, policy.record.known()]).cpu().numpy().astype(np.float64)
+    mean, spread = parents[0], np.full(parents.shape[1], config.spread)
     for k in range(config.generations):
         if stop is not None and stop():
             raise Stopped
-        tried = mean + spread * rng.standard_normal((config.population, len(mean)))
-        known = first if k == 0 else mean[None]
-        tried[: len(known)] = known[: config.population]
+        # What is halfway between two good policies need not be one: the first generation has all as parents.
+        centres = mean[None] if k else parents
+        tried = centres[rng.integers(len(centres), size=config.population)]
+        tried = tried + spread * rng.standard_normal(tried.shape)
+        tried[: len(centres)] = centres[: config.population]
         returns = course.returns(actor, tried)
         score = returns.mean(0) - config.doubt * returns.std(0)
         best = tried[np.argsort(-score)[: config.elites]]
-        keep = config.momentum
+        keep = config.momentum if k else 0.0
         mean = keep * mean + (1 - keep) * best.mean(0)
         spread = np.maximum(keep * spread + (1 - keep) * best.std(0), config.least_spread)
     found = course.returns(actor, mean[None])
