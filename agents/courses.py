@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ode_rl.agents.model_gradient import Course, decoupled, imagined
-from ode_rl.buffer import IntArray, ReplayBuffer
+from ode_rl.buffer import Arrays, IntArray, ReplayBuffer
 from ode_rl.world_model import WorldModel
 
 if TYPE_CHECKING:
@@ -25,9 +25,7 @@ class Courses:
         self.policy, self.model, self.buffer, self.rng = policy, model, buffer, rng
         self.device = policy.rounds.device
         self.data = buffer.arrays()
-        # The least and the most that was earned per second in a recorded interval.
-        rates = self.data.reward / self.data.dt
-        self.reward_rates = float(rates.min()), float(rates.max())
+        self.reward_rates = extreme_rates(self.data)
         config = policy.config
         self.shape = (model.n_members, -(-config.starts // model.n_members))
         serials = buffer.serials()
@@ -56,11 +54,7 @@ class Courses:
         return course._replace(reward=torch.minimum(torch.maximum(course.reward, low), high))
 
     def _intervals(self) -> Tensor:
-        """Seconds ``[K, E, N]``: recorded ones, times a factor of each start, growing along the horizon."""
-        stretch = self.policy.stretch[:, None, None]
-        dt = self.rng.choice(self.data.dt, (len(stretch), *self.shape)) * stretch
-        dt = dt * self.policy.config.dt_spread ** self.rng.uniform(-1, 1, self.shape)
-        return torch.from_numpy(dt).float().to(self.device)
+        return drawn_seconds(self.policy, self.data, self.shape, self.rng)
 
     def _starts(self, serials: IntArray) -> tuple[Tensor, Tensor]:
         """States ``[E, N, Z]``, and the memory ``[E, N, M]`` of an actor that came there as recorded.
@@ -83,3 +77,20 @@ class Courses:
         over = segment.terminated.any(-1, keepdim=True).to(self.device)
         z = torch.where(over, obs[..., 0, :], obs[..., -1, :])
         return z, torch.where(over, 0.0, memory)
+
+
+def drawn_seconds(
+    policy: ActorCritic, data: Arrays, shape: tuple[int, ...], rng: np.random.Generator
+) -> Tensor:
+    """Intervals ``[K, *shape]`` in seconds: recorded ones, times a factor of each start, growing along the
+    horizon."""
+    stretch = policy.stretch.reshape(-1, *(1 for _ in shape))
+    dt = rng.choice(data.dt, (len(stretch), *shape)) * stretch
+    dt = dt * policy.config.dt_spread ** rng.uniform(-1, 1, shape)
+    return torch.from_numpy(dt).float().to(policy.rounds.device)
+
+
+def extreme_rates(data: Arrays) -> tuple[float, float]:
+    """The least and the most that was earned per second in a recorded interval."""
+    rates = data.reward / data.dt
+    return float(rates.min()), float(rates.max())

@@ -137,8 +137,8 @@ def _followed(
     """States to which the policy comes in the world model, within the box of what was recorded, and the mean
     discounted return from where episodes began."""
     buffer, model = planner.buffer, planner.model
-    recorded, serials = buffer.arrays().obs, buffer.serials()
-    begins = np.setdiff1d(serials, buffer.following(serials)) - serials[0]
+    recorded = buffer.arrays().obs
+    begins = buffer.firsts() - buffer.serials()[0]
     one, other = (recorded[rng.choice(begins, COURSES // 2)] for _ in range(2))
     # Near these, as they differ: a policy that is followed from the same few starts learns them by heart.
     most = NEAR * recorded.std(0)

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from ode_rl.agents.actor import MLPActor
-from ode_rl.buffer import Arrays, IntArray, ReplayBuffer
+from ode_rl.agents.courses import drawn_seconds, extreme_rates
+from ode_rl.buffer import Arrays, ReplayBuffer
 from ode_rl.errors import Stopped, UsageError
 from ode_rl.normalize import Scale
 from ode_rl.settings import check_counts
@@ -64,8 +65,8 @@ class SearchConfig:
         if self.elites > self.population:
             got = f"elites={self.elites}, population={self.population}"
             raise UsageError("elites <= population", got, "Write search={'elites': 8}.")
-        for name, least in (("spread", 0.0), ("least_spread", 0.0), ("doubt", 0.0), ("margin", 0.0)):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= least):
+        for name in ("spread", "least_spread", "doubt", "margin"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 remedy = f"Write search={{'{name}': {SearchConfig.__dataclass_fields__[name].default}}}."
                 raise UsageError(f"{name} >= 0", getattr(self, name), remedy)
         if not 0 <= self.momentum < 1:
@@ -169,10 +170,8 @@ class Trial:
     ) -> None:
         self.policy, self.model, self.rng = policy, model, rng
         self.data = buffer.arrays()
-        serials = buffer.serials()
-        self.first = _firsts(buffer, serials) - serials[0]
-        rates = self.data.reward / self.data.dt
-        self.rates = float(rates.min()), float(rates.max())
+        self.first = buffer.firsts() - buffer.serials()[0]
+        self.rates = extreme_rates(self.data)
         low, high = self.data.next_obs.min(0), self.data.next_obs.max(0)
         room = policy.config.search.margin * (high - low) / 2
         self.low, self.high = (self._tensor(x) for x in (low - room, high + room))
@@ -188,10 +187,11 @@ class Trial:
         weight, fade = self.policy.discount.over(seconds)
         for k in range(len(seconds)):
             dt = seconds[k].expand(e, p, s).reshape(e, p * s)
-            low, high = (weight[k].repeat(p) * rate * dt for rate in self.rates)
+            share = weight[k].repeat(p)
+            low, high = (share * rate * dt for rate in self.rates)
             outcome = self.model.step(z, self._act(crowd, z, dt), dt)
             # Where the data say little the model promises too much, and a search finds it.
-            paid = torch.minimum(torch.maximum(weight[k].repeat(p) * outcome.reward, low), high)
+            paid = torch.minimum(torch.maximum(share * outcome.reward, low), high)
             total, onward = total + onward * paid, onward * fade[k].repeat(p)
             if outcome.log_survival is not None:
                 onward = onward * outcome.log_survival.exp()
@@ -212,18 +212,11 @@ class Trial:
         return self._tensor(self.data.obs[np.concatenate([anywhere, self.rng.choice(self.first, n // 2)])])
 
     def _seconds(self, n: int) -> Tensor:
-        """Intervals ``[K, n]`` in seconds: recorded ones, as in `Courses`."""
-        stretch = self.policy.stretch[:, None]
-        dt = self.rng.choice(self.data.dt, (len(stretch), n)) * stretch
-        return self._tensor(dt * self.policy.config.dt_spread ** self.rng.uniform(-1, 1, n))
+        """Intervals ``[K, n]`` in seconds."""
+        return drawn_seconds(self.policy, self.data, (n,), self.rng)
 
     def _tensor(self, x: npt.NDArray[np.floating]) -> Tensor:
         return torch.from_numpy(x).float().to(self.policy.rounds.device)
-
-
-def _firsts(buffer: ReplayBuffer, serials: IntArray) -> IntArray:
-    """The serials of transitions that follow no stored one."""
-    return np.setdiff1d(serials, buffer.following(serials))
 
 
 def _finite(returns: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -97,6 +97,11 @@ class ReplayBuffer:
         following: IntArray = self.successor[serials % self.capacity]
         return following
 
+    def firsts(self) -> IntArray:
+        """Serial numbers of the stored transitions that follow no stored one, oldest first."""
+        serials = self.serials()
+        return np.setdiff1d(serials, self.following(serials))
+
     def segments(self, starts: IntArray, length: int) -> Segment:
         """Sub-sequences of `length` intervals that begin at the transitions `starts [*]` (serials).
 
@@ -123,10 +128,8 @@ class ReplayBuffer:
 
     def trajectories(self) -> list[Trajectory]:
         """The stored episodes (or what is left of them), in order of their first transition."""
-        serials = self.serials()
-        follows = set(self.following(serials).tolist())
         found = []
-        for start in (s for s in serials.tolist() if s not in follows):
+        for start in self.firsts().tolist():
             chain = [start]
             while (after := int(self.successor[chain[-1] % self.capacity])) >= 0:
                 chain.append(after)
