@@ -71,6 +71,9 @@ class ODEPolicyConfig:
     """The same in the warm-up, in place of random actions; 0: random actions."""
     explore_seconds: float = 5.0
     """How long such a change lasts."""
+    warmup_seconds: float | None = None
+    """How long it lasts in the warm-up (None: as long as later). Short ones show more of the states, but what
+    is earned in a moment says little of a policy: it counts only where it is as long as later."""
     round_every: int = 150
     """Steps between two rounds (a fit of the world model, then learning in it), at least."""
     round_growth: float = 0.05
@@ -88,6 +91,8 @@ class ODEPolicyConfig:
         discount_rate(self.gamma, native_dt=1.0)  # refuses what is no discount
         check_counts(self, ("warmup_steps", "round_every", "buffer_size"), 100)
         positive_seconds(self.explore_seconds, "explore_seconds")
+        if self.warmup_seconds is not None:
+            positive_seconds(self.warmup_seconds, "warmup_seconds")
         for name in ("explore_parameters", "warmup_parameters"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise UsageError(f"{name} >= 0", getattr(self, name), f"Write {name}=0.1, or leave it out.")
@@ -235,12 +240,14 @@ class ODEPolicy(Collecting):
         config, now = self.settings, self._progress
         jitter, noise = self._noise(starts)
         scaled = config.warmup_std * jitter
-        change = config.explore_parameters if self.rounds else config.warmup_parameters
+        change, lasts = config.explore_parameters, config.explore_seconds
+        if not self.rounds:
+            change, lasts = config.warmup_parameters, config.warmup_seconds or lasts
         if self.rounds or change:
             rows = self._check_observation(np.asarray(obs, np.float32))
             seconds = next_seconds(env) if varies else None
             if change:
-                now, anew = now.changed(starts, self._n_parameters, config.explore_seconds, self.rng)
+                now, anew = now.changed(starts, self._n_parameters, lasts, self.rng)
                 if not self.rounds and anew.all() and len(self.buffer):
                     self._take_scale()  # random actors, too, see normalised observations
             with torch.inference_mode():
@@ -256,7 +263,8 @@ class ODEPolicy(Collecting):
         self._progress = now._replace(obs=np.asarray(new_obs), starts=dones, memory=memory, noise=noise)
         if change:
             self._progress, over = self._progress.after(transitions)
-            self._put_on_record(self._progress, over, change)
+            if lasts >= config.explore_seconds:
+                self._put_on_record(self._progress, over, change)
         self.num_timesteps += env.num_envs
         callbacks.update_locals({"rewards": rewards, "dones": dones, "infos": infos, "new_obs": new_obs})
         return callbacks.on_step()

@@ -53,22 +53,30 @@ class SearchConfig:
     """Standard deviation of the first generation around its parents (observations are normalised)."""
     least_spread: float = 0.05
     """What it does not fall below."""
+    fresh: float = 0.0
+    """Share of the first generation that is drawn around zero instead, with `fresh_spread`: what was never
+    tried may be better than all that was."""
+    fresh_spread: float = 0.7
+    """Standard deviation of these."""
     momentum: float = 0.3
     """Share of the last generation's mean and spread that the next one keeps."""
     doubt: float = 1.0
     """What a policy loses for each standard deviation of its return over the members of the world model."""
     margin: float = 0.2
-    """How far beyond what was recorded imagined states may go, in half ranges of each observation."""
+    """How far beyond what was recorded imagined states may go, in half ranges of each observation. They are
+    kept there, and an interval that would leave earns no more than the mean of what was recorded."""
 
     def __post_init__(self) -> None:
         check_counts(self, ("population", "elites", "generations", "starts", "heirs"), 4, "search")
         if self.elites > self.population:
             got = f"elites={self.elites}, population={self.population}"
             raise UsageError("elites <= population", got, "Write search={'elites': 8}.")
-        for name in ("spread", "least_spread", "doubt", "margin"):
+        for name in ("spread", "least_spread", "fresh", "fresh_spread", "doubt", "margin"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 remedy = f"Write search={{'{name}': {SearchConfig.__dataclass_fields__[name].default}}}."
                 raise UsageError(f"{name} >= 0", getattr(self, name), remedy)
+        if self.fresh > 1:
+            raise UsageError("fresh <= 1", self.fresh, "Write search={'fresh': 0.5}.")
         if not 0 <= self.momentum < 1:
             raise UsageError("0 <= momentum < 1", self.momentum, "Write search={'momentum': 0.3}.")
 
@@ -146,6 +154,8 @@ def search(
         centres = mean[None] if k else parents
         tried = centres[rng.integers(len(centres), size=config.population)]
         tried = tried + spread * rng.standard_normal(tried.shape)
+        if not k and (n_fresh := round(config.fresh * len(tried))):
+            tried[-n_fresh:] = config.fresh_spread * rng.standard_normal((n_fresh, tried.shape[1]))
         tried[: len(centres)] = centres[: config.population]
         returns = course.returns(actor, tried)
         score = returns.mean(0) - config.doubt * returns.std(0)
@@ -172,6 +182,7 @@ class Trial:
         self.data = buffer.arrays()
         self.first = buffer.firsts() - buffer.serials()[0]
         self.rates = extreme_rates(self.data)
+        self.mean_rate = float(self.data.reward.sum() / self.data.dt.sum())
         low, high = self.data.next_obs.min(0), self.data.next_obs.max(0)
         room = policy.config.search.margin * (high - low) / 2
         self.low, self.high = (self._tensor(x) for x in (low - room, high + room))
@@ -188,14 +199,16 @@ class Trial:
         for k in range(len(seconds)):
             dt = seconds[k].expand(e, p, s).reshape(e, p * s)
             share = weight[k].repeat(p)
-            low, high = (share * rate * dt for rate in self.rates)
+            low, high, mean = (share * rate * dt for rate in (*self.rates, self.mean_rate))
             outcome = self.model.step(z, self._act(crowd, z, dt), dt)
             # Where the data say little the model promises too much, and a search finds it.
-            paid = torch.minimum(torch.maximum(share * outcome.reward, low), high)
+            inside = torch.minimum(torch.maximum(outcome.z, self.low), self.high)
+            most = torch.where((inside == outcome.z).all(-1), high, mean)
+            paid = torch.minimum(torch.maximum(share * outcome.reward, low), most)
             total, onward = total + onward * paid, onward * fade[k].repeat(p)
             if outcome.log_survival is not None:
                 onward = onward * outcome.log_survival.exp()
-            z = torch.minimum(torch.maximum(outcome.z, self.low), self.high)
+            z = inside
         found: npt.NDArray[np.float64] = _finite(total.reshape(e, p, s).cpu().double().numpy()).mean(-1)
         return found
 

@@ -113,6 +113,18 @@ def test_states_stay_near_what_was_recorded() -> None:
     assert max(float(z.max()) for z in seen) == pytest.approx(high + 0.25 * (high - low), rel=1e-5)
 
 
+def test_what_would_leave_the_recorded_states_earns_no_more_than_their_mean() -> None:
+    away = known_world(lambda z, a: 1000.0 + 0 * a, lambda z, a: 5.0 + 0 * z, method="euler").float()
+    stays = known_world(lambda z, a: 0 * a, lambda z, a: 5.0 + 0 * z).float()
+    made, buffer = policy(dt_spread=1.0), walks()
+    n = len(buffer)
+    buffer.dt[:], buffer.reward[:n] = NATIVE, NATIVE * np.where(np.arange(n) % 2, 1.0, 5.0)
+    weights = sum(math.exp(-RHO * NATIVE * k) for k in range(8))
+    for model, rate in ((away, 3.0), (stays, 5.0)):
+        found = trial(made, model, buffer).returns(actor_of(made), several(made, 3))
+        np.testing.assert_allclose(found, rate * NATIVE * weights, rtol=1e-5)
+
+
 def test_half_of_the_starts_are_beginnings_of_episodes() -> None:
     buffer = walks(n=4, length=10)
     first = {float(x) for x in buffer.arrays().obs[::10, 0]}
@@ -184,6 +196,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"policy": {"search": {"doubt": -1.0}}}, "doubt >= 0"),
     ({"policy": {"search": {"momentum": 1.0}}}, "momentum < 1"),
     ({"policy": {"search": {"heirs": 0}}}, "heirs"),
+    ({"policy": {"search": {"fresh": 1.5}}}, "fresh <= 1"),
+    ({"policy": {"search": {"fresh_spread": -1.0}}}, "fresh_spread >= 0"),
+    ({"warmup_seconds": -1.0}, "warmup_seconds"),
     ({"explore_parameters": -0.1}, "explore_parameters >= 0"),
     ({"warmup_parameters": math.nan}, "warmup_parameters >= 0"),
     ({"explore_seconds": 0.0}, "explore_seconds"),
@@ -278,6 +293,36 @@ def test_a_search_begins_at_what_earned_most_in_the_real_task(monkeypatch: pytes
     away = np.abs(asked[0][:, None] - parents).max(-1)
     assert away.min(1).max() < 0.1  # each is near one of them
     assert set(away.argmin(1)) == {0, 1, 2}
+
+
+def test_a_part_of_the_first_generation_is_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[npt.NDArray[np.float64]] = []
+
+    def returns(self: Trial, actor: MLPActor, tried: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        asked.append(tried.copy())
+        return np.zeros((2, len(tried)))
+
+    monkeypatch.setattr(Trial, "returns", returns)
+    made = policy({"population": 400, "fresh": 0.5, "fresh_spread": 2.0, "spread": 0.01, "generations": 2})
+    made.record.add(torch.from_numpy(several(made, 1)[0] + 50.0).float(), 1.0)
+    made.improve(drive(), walks(), np.random.default_rng(0))
+    fresh = asked[0][200:]
+    assert float(fresh.mean()) == pytest.approx(0.0, abs=0.3)
+    assert float(fresh.std()) == pytest.approx(2.0, rel=0.1)
+    own = actor_of(policy()).vector().numpy()
+    near = np.minimum(np.abs(asked[0][:200] - own).max(1), np.abs(asked[0][:200] - asked[0][1]).max(1))
+    assert near.max() < 0.1
+    # Later ones are around the mean alone: all were equally good, the first eight are the elites.
+    assert np.abs(asked[1] - asked[0][:8].mean(0)).max() < 6 * max(float(asked[0][:8].std(0).max()), 0.05)
+
+
+def test_moments_of_the_warm_up_do_not_go_on_record() -> None:
+    short = searcher(warmup_steps=1000, warmup_seconds=0.06, explore_seconds=0.2).learn(30)
+    assert not len(short.policy.record.known())
+    long = searcher(warmup_steps=1000, warmup_seconds=0.3, explore_seconds=0.2).learn(30)
+    assert len(long.policy.record.known())
+    assert short._progress.left is not None
+    assert float(short._progress.left.max()) <= 0.06
 
 
 def test_what_whole_stretches_earned_goes_on_record() -> None:
