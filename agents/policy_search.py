@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 # What a policy earns whose roll-out is not finite, in spreads of what the others earn.
 WORST = 10.0
+# What searches end with is compared on so many times their starts.
+JUDGES = 4
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,11 @@ class SearchConfig:
     """Standard deviation of the first generation around its parents (observations are normalised)."""
     least_spread: float = 0.05
     """What it does not fall below."""
-    fresh: float = 0.0
-    """Share of the first generation that is drawn around zero instead, with `fresh_spread`: what was never
-    tried may be better than all that was."""
+    fresh: int = 0
+    """Further searches of a round, which begin around zero: what was never tried may be better than all that
+    was. The best of what all of them end with, and of the parents, is taken."""
     fresh_spread: float = 0.7
-    """Standard deviation of these."""
+    """Standard deviation of the first generation of these."""
     momentum: float = 0.3
     """Share of the last generation's mean and spread that the next one keeps."""
     doubt: float = 1.0
@@ -75,8 +77,6 @@ class SearchConfig:
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 remedy = f"Write search={{'{name}': {SearchConfig.__dataclass_fields__[name].default}}}."
                 raise UsageError(f"{name} >= 0", getattr(self, name), remedy)
-        if self.fresh > 1:
-            raise UsageError("fresh <= 1", self.fresh, "Write search={'fresh': 0.5}.")
         if not 0 <= self.momentum < 1:
             raise UsageError("0 <= momentum < 1", self.momentum, "Write search={'momentum': 0.3}.")
 
@@ -146,7 +146,38 @@ def search(
     policy.take_scale(Scale.of(torch.from_numpy(course.data.obs).to(policy.rounds.device)))
     own = actor.vector()[None]
     parents = torch.cat([own, policy.record.known()]).cpu().numpy().astype(np.float64)
-    mean, spread = parents[0], np.full(parents.shape[1], config.spread)
+    found = [_evolved(course, actor, parents, config.spread, stop)]
+    found += [
+        _evolved(course, actor, np.zeros_like(parents[:1]), config.fresh_spread, stop)
+        for _ in range(config.fresh)
+    ]
+    # Two searches are compared with each other, and with what is known; one alone has nothing to beat.
+    last = np.concatenate([[each.mean for each in found], parents if config.fresh else parents[:0]])
+    returns = course.returns(actor, last, JUDGES * config.starts)
+    best = int(np.argmax(_score(returns, config.doubt)))
+    actor.take_vector(torch.from_numpy(last[best]))
+    policy.rounds += 1
+    spread = found[best].spread if best < len(found) else np.zeros(1)
+    return SearchReport(float(returns[:, best].mean()), float(returns[:, best].std()), float(spread.mean()))
+
+
+class Found(NamedTuple):
+    """The last generation of a search: mean and standard deviation of each parameter, ``[n]``."""
+
+    mean: npt.NDArray[np.float64]
+    spread: npt.NDArray[np.float64]
+
+
+def _evolved(
+    course: Trial,
+    actor: MLPActor,
+    parents: npt.NDArray[np.float64],
+    first_spread: float,
+    stop: Callable[[], bool] | None,
+) -> Found:
+    """The cross-entropy method from ``parents [K, n]``."""
+    config, rng = course.policy.config.search, course.rng
+    mean, spread = parents[0], np.full(parents.shape[1], first_spread)
     for k in range(config.generations):
         if stop is not None and stop():
             raise Stopped
@@ -154,19 +185,19 @@ def search(
         centres = mean[None] if k else parents
         tried = centres[rng.integers(len(centres), size=config.population)]
         tried = tried + spread * rng.standard_normal(tried.shape)
-        if not k and (n_fresh := round(config.fresh * len(tried))):
-            tried[-n_fresh:] = config.fresh_spread * rng.standard_normal((n_fresh, tried.shape[1]))
         tried[: len(centres)] = centres[: config.population]
-        returns = course.returns(actor, tried)
-        score = returns.mean(0) - config.doubt * returns.std(0)
+        score = _score(course.returns(actor, tried, config.starts), config.doubt)
         best = tried[np.argsort(-score)[: config.elites]]
         keep = config.momentum if k else 0.0
         mean = keep * mean + (1 - keep) * best.mean(0)
         spread = np.maximum(keep * spread + (1 - keep) * best.std(0), config.least_spread)
-    found = course.returns(actor, mean[None])
-    actor.take_vector(torch.from_numpy(mean))
-    policy.rounds += 1
-    return SearchReport(float(found.mean()), float(found.std(0).mean()), float(spread.mean()))
+    return Found(mean, spread)
+
+
+def _score(returns: npt.NDArray[np.float64], doubt: float) -> npt.NDArray[np.float64]:
+    """What policies are worth ``[P]`` that return ``[E, P]`` on the members."""
+    score: npt.NDArray[np.float64] = returns.mean(0) - doubt * returns.std(0)
+    return score
 
 
 class Trial:
@@ -188,9 +219,12 @@ class Trial:
         self.low, self.high = (self._tensor(x) for x in (low - room, high + room))
 
     @torch.no_grad()
-    def returns(self, actor: MLPActor, parameters: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Mean discounted returns ``[E, P]`` of actors with ``parameters [P, n]`` on each member."""
-        p, e, s = len(parameters), self.model.n_members, self.policy.config.search.starts
+    def returns(
+        self, actor: MLPActor, parameters: npt.NDArray[np.float64], s: int
+    ) -> npt.NDArray[np.float64]:
+        """Mean discounted returns ``[E, P]`` of actors with ``parameters [P, n]`` on each member, from `s`
+        states."""
+        p, e = len(parameters), self.model.n_members
         crowd = actor.crowd(torch.from_numpy(parameters))
         z = self._starts(s).expand(e, p, s, -1).reshape(e, p * s, -1)
         total, onward = torch.zeros_like(z[..., 0]), torch.ones_like(z[..., 0])

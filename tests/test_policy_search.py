@@ -61,7 +61,7 @@ def several(made: ActorCritic, n: int) -> npt.NDArray[np.float64]:
 
 def test_the_return_of_each_policy_is_that_of_its_own_roll_outs(monkeypatch: pytest.MonkeyPatch) -> None:
     model = known_world(lambda z, a: a, lambda z, a: -((z - TARGET) ** 2), lambda z, a: 0.3 + 0 * z).float()
-    made = policy({"starts": STARTS, "margin": 100.0})
+    made = policy({"margin": 100.0})
     course, actor = trial(made, model, walks()), actor_of(made)
     course.rates = -100.0, 100.0
     z0 = torch.tensor([[-0.4], [0.1], [0.7]])
@@ -69,7 +69,7 @@ def test_the_return_of_each_policy_is_that_of_its_own_roll_outs(monkeypatch: pyt
     monkeypatch.setattr(course, "_starts", lambda n: z0)
     monkeypatch.setattr(course, "_seconds", lambda n: dt)
     tried = several(made, 4)
-    found = course.returns(actor, tried)
+    found = course.returns(actor, tried, STARTS)
     assert found.shape == (N_MEMBERS, 4)
     for p, parameters in enumerate(tried):
         actor.take_vector(torch.from_numpy(parameters))
@@ -86,7 +86,7 @@ def test_a_steady_reward_adds_up_to_its_closed_form() -> None:
     model = known_world(lambda z, a: 0 * a, lambda z, a: 2.0 + 0 * z).float()
     made, buffer = policy(dt_spread=1.0), walks()
     buffer.reward[:], buffer.dt[:] = 2.0 * NATIVE, NATIVE
-    found = trial(made, model, buffer).returns(actor_of(made), several(made, 3))
+    found = trial(made, model, buffer).returns(actor_of(made), several(made, 3), 4)
     expected = 2.0 * NATIVE * sum(math.exp(-RHO * NATIVE * k) for k in range(8))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
@@ -95,7 +95,7 @@ def test_more_than_was_ever_recorded_is_not_promised() -> None:
     model = known_world(lambda z, a: 0 * a, lambda z, a: 1000.0 + 0 * z).float()
     made, buffer = policy(dt_spread=1.0), walks()
     buffer.reward[:], buffer.dt[:] = 2.0 * NATIVE, NATIVE
-    found = trial(made, model, buffer).returns(actor_of(made), several(made, 3))
+    found = trial(made, model, buffer).returns(actor_of(made), several(made, 3), 4)
     assert found.max() <= 2.0 * NATIVE * 8
 
 
@@ -108,7 +108,7 @@ def test_states_stay_near_what_was_recorded() -> None:
 
     model = known_world(away, lambda z, a: 0 * z, method="euler").float()
     made, buffer = policy({"margin": 0.5}), walks()
-    trial(made, model, buffer).returns(actor_of(made), several(made, 3))
+    trial(made, model, buffer).returns(actor_of(made), several(made, 3), 4)
     low, high = buffer.arrays().next_obs.min(), buffer.arrays().next_obs.max()
     assert max(float(z.max()) for z in seen) == pytest.approx(high + 0.25 * (high - low), rel=1e-5)
 
@@ -121,7 +121,7 @@ def test_what_would_leave_the_recorded_states_earns_no_more_than_their_mean() ->
     buffer.dt[:], buffer.reward[:n] = NATIVE, NATIVE * np.where(np.arange(n) % 2, 1.0, 5.0)
     weights = sum(math.exp(-RHO * NATIVE * k) for k in range(8))
     for model, rate in ((away, 3.0), (stays, 5.0)):
-        found = trial(made, model, buffer).returns(actor_of(made), several(made, 3))
+        found = trial(made, model, buffer).returns(actor_of(made), several(made, 3), 4)
         np.testing.assert_allclose(found, rate * NATIVE * weights, rtol=1e-5)
 
 
@@ -163,7 +163,7 @@ def test_a_point_is_driven_to_where_it_pays() -> None:
 
 def test_the_search_goes_to_the_best_parameters_and_away_from_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
     # The first parameter decides what the members differ in, the last one what they agree on.
-    def returns(self: Trial, actor: MLPActor, tried: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def returns(self: Trial, actor: MLPActor, tried: npt.NDArray[np.float64], n: int) -> Any:
         doubt = np.abs(tried[:, 0] - 1.0)
         return -((tried[:, -1] + 2.0) ** 2) + np.stack([doubt, -doubt])
 
@@ -196,7 +196,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"policy": {"search": {"doubt": -1.0}}}, "doubt >= 0"),
     ({"policy": {"search": {"momentum": 1.0}}}, "momentum < 1"),
     ({"policy": {"search": {"heirs": 0}}}, "heirs"),
-    ({"policy": {"search": {"fresh": 1.5}}}, "fresh <= 1"),
+    ({"policy": {"search": {"fresh": -1}}}, "fresh >= 0"),
     ({"policy": {"search": {"fresh_spread": -1.0}}}, "fresh_spread >= 0"),
     ({"warmup_seconds": -1.0}, "warmup_seconds"),
     ({"explore_parameters": -0.1}, "explore_parameters >= 0"),
@@ -275,7 +275,7 @@ def test_the_best_are_kept_and_do_the_same_in_new_scales() -> None:
 def test_a_search_begins_at_what_earned_most_in_the_real_task(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[npt.NDArray[np.float64]] = []
 
-    def returns(self: Trial, actor: MLPActor, tried: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def returns(self: Trial, actor: MLPActor, tried: npt.NDArray[np.float64], n: int) -> Any:
         asked.append(tried.copy())
         return np.zeros((2, len(tried)))
 
@@ -295,25 +295,40 @@ def test_a_search_begins_at_what_earned_most_in_the_real_task(monkeypatch: pytes
     assert set(away.argmin(1)) == {0, 1, 2}
 
 
-def test_a_part_of_the_first_generation_is_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[npt.NDArray[np.float64]] = []
+def test_a_fresh_search_finds_what_is_far_from_all_that_was_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    centres: list[float] = []
 
-    def returns(self: Trial, actor: MLPActor, tried: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        asked.append(tried.copy())
-        return np.zeros((2, len(tried)))
+    def returns(self: Trial, actor: MLPActor, tried: npt.NDArray[np.float64], n: int) -> Any:
+        # A low hill where the parents are, a high one around zero.
+        centres.append(float(tried.mean()))
+        far, near = (np.exp(-((tried - at) ** 2).mean(1)) for at in (50.0, -0.5))
+        return np.stack([far + 2 * near] * 2)
 
     monkeypatch.setattr(Trial, "returns", returns)
-    made = policy({"population": 400, "fresh": 0.5, "fresh_spread": 2.0, "spread": 0.01, "generations": 2})
-    made.record.add(torch.from_numpy(several(made, 1)[0] + 50.0).float(), 1.0)
+    found = {}
+    for fresh in (0, 1):
+        made = policy({"fresh": fresh, "fresh_spread": 1.0, "spread": 0.1, "least_spread": 0.01})
+        vector = actor_of(made).vector()
+        actor_of(made).take_vector(torch.full_like(vector, 50.0))
+        report = made.improve(drive(), walks(), np.random.default_rng(0))
+        assert isinstance(report, SearchReport)
+        found[fresh] = report.objective, float(actor_of(made).vector().mean())
+    assert found[0] == pytest.approx((1.0, 50.0), abs=0.05)
+    assert found[1] == pytest.approx((2.0, -0.5), abs=0.05)
+
+
+def test_with_a_fresh_search_the_best_of_the_parents_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def returns(self: Trial, actor: MLPActor, tried: npt.NDArray[np.float64], n: int) -> Any:
+        best = (tried == good.numpy().astype(np.float64)).all(1)
+        return np.stack([np.where(best, 1.0, -np.abs(tried).mean(1))] * 2)
+
+    made = policy({"fresh": 1})
+    good = torch.from_numpy(several(made, 1)[0] + 9.0).float()
+    monkeypatch.setattr(Trial, "returns", returns)
+    monkeypatch.setattr(type(made), "take_scale", lambda self, scale: None)
+    made.record.add(good, 1.0)
     made.improve(drive(), walks(), np.random.default_rng(0))
-    fresh = asked[0][200:]
-    assert float(fresh.mean()) == pytest.approx(0.0, abs=0.3)
-    assert float(fresh.std()) == pytest.approx(2.0, rel=0.1)
-    own = actor_of(policy()).vector().numpy()
-    near = np.minimum(np.abs(asked[0][:200] - own).max(1), np.abs(asked[0][:200] - asked[0][1]).max(1))
-    assert near.max() < 0.1
-    # Later ones are around the mean alone: all were equally good, the first eight are the elites.
-    assert np.abs(asked[1] - asked[0][:8].mean(0)).max() < 6 * max(float(asked[0][:8].std(0).max()), 0.05)
+    torch.testing.assert_close(actor_of(made).vector(), good)
 
 
 def test_moments_of_the_warm_up_do_not_go_on_record() -> None:
