@@ -56,8 +56,8 @@ class SearchConfig:
     least_spread: float = 0.05
     """What it does not fall below."""
     fresh: int = 0
-    """Further searches of a round, which begin around zero: what was never tried may be better than all that
-    was. The best of what all of them end with, and of the parents, is taken."""
+    """Further searches of the first round, which begin around zero; the best of what all of them end with is
+    taken. Later ones would win by what the model promises of policies that nobody has tried."""
     fresh_spread: float = 0.7
     """Standard deviation of the first generation of these."""
     momentum: float = 0.3
@@ -147,18 +147,15 @@ def search(
     own = actor.vector()[None]
     parents = torch.cat([own, policy.record.known()]).cpu().numpy().astype(np.float64)
     found = [_evolved(course, actor, parents, config.spread, stop)]
-    found += [
-        _evolved(course, actor, np.zeros_like(parents[:1]), config.fresh_spread, stop)
-        for _ in range(config.fresh)
-    ]
-    # Two searches are compared with each other, and with what is known; one alone has nothing to beat.
-    last = np.concatenate([[each.mean for each in found], parents if config.fresh else parents[:0]])
+    for _ in range(0 if policy.rounds else config.fresh):
+        found.append(_evolved(course, actor, np.zeros_like(parents[:1]), config.fresh_spread, stop))
+    last = np.stack([each.mean for each in found])
     returns = course.returns(actor, last, JUDGES * config.starts)
     best = int(np.argmax(_score(returns, config.doubt)))
     actor.take_vector(torch.from_numpy(last[best]))
     policy.rounds += 1
-    spread = found[best].spread if best < len(found) else np.zeros(1)
-    return SearchReport(float(returns[:, best].mean()), float(returns[:, best].std()), float(spread.mean()))
+    own_returns, spread = returns[:, best], found[best].spread
+    return SearchReport(float(own_returns.mean()), float(own_returns.std()), float(spread.mean()))
 
 
 class Found(NamedTuple):

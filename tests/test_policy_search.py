@@ -317,18 +317,19 @@ def test_a_fresh_search_finds_what_is_far_from_all_that_was_tried(monkeypatch: p
     assert found[1] == pytest.approx((2.0, -0.5), abs=0.05)
 
 
-def test_with_a_fresh_search_the_best_of_the_parents_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    def returns(self: Trial, actor: MLPActor, tried: npt.NDArray[np.float64], n: int) -> Any:
-        best = (tried == good.numpy().astype(np.float64)).all(1)
-        return np.stack([np.where(best, 1.0, -np.abs(tried).mean(1))] * 2)
+def test_only_the_first_round_searches_afresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
 
-    made = policy({"fresh": 1})
-    good = torch.from_numpy(several(made, 1)[0] + 9.0).float()
+    def returns(self: Trial, actor: MLPActor, tried: npt.NDArray[np.float64], n: int) -> Any:
+        asked.append(len(tried))
+        return np.zeros((2, len(tried)))
+
     monkeypatch.setattr(Trial, "returns", returns)
-    monkeypatch.setattr(type(made), "take_scale", lambda self, scale: None)
-    made.record.add(good, 1.0)
-    made.improve(drive(), walks(), np.random.default_rng(0))
-    torch.testing.assert_close(actor_of(made).vector(), good)
+    made = policy({"fresh": 2, "generations": 3, "population": 10})
+    for n_searches in (3, 1):
+        asked.clear()
+        made.improve(drive(), walks(), np.random.default_rng(0))
+        assert asked == [10] * 3 * n_searches + [n_searches]
 
 
 def test_moments_of_the_warm_up_do_not_go_on_record() -> None:
