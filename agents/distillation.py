@@ -11,9 +11,11 @@ comes off its path (Laskey et al. 2017, arXiv 1703.09327).
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +25,15 @@ from torch import Tensor
 from ode_rl.agents.model_gradient import imagined
 from ode_rl.agents.planning import Decision
 from ode_rl.errors import UsageError
-from ode_rl.settings import check_counts
+from ode_rl.settings import check_counts, merged, plain
 from ode_rl.types import FloatArray
 
 if TYPE_CHECKING:
     from ode_rl.agents.actor_critic import ActorCritic
     from ode_rl.agents.mpc import MPC
+    from ode_rl.agents.ode_policy import ODEPolicy
+
+log = logging.getLogger(__name__)
 
 Seconds: TypeAlias = npt.NDArray[np.float64]
 
@@ -77,6 +82,34 @@ class Distillation:
         if not self.ratios or not all(math.isfinite(ratio) and ratio > 0 for ratio in self.ratios):
             remedy = "Write distillation={'ratios': (0.5, 1, 2, 4)}, or leave them out."
             raise UsageError("ratios of control intervals above 0", self.ratios, remedy)
+
+
+def student(
+    kind: type[ODEPolicy], planner: MPC, improve: int, how: Distillation, settings: Mapping[str, Any]
+) -> ODEPolicy:
+    """The agent that `ODEPolicy.distilled` gives: of this `kind`, with the planner's model, data and clock.
+
+    Raises:
+        UsageError: if the planner has no environment or has not learned anything yet.
+    """
+    if planner.env is None:
+        raise UsageError("a planner with an environment", "one without", "Call planner.set_env(env).")
+    if not planner.fits:
+        raise UsageError("a planner that has learned", "a new one", "Write planner.learn(1000) first.")
+    own: dict[str, Any] = {
+        "gamma": planner.settings.gamma,
+        "model": plain(planner.settings.model),
+        "policy": {"hidden": HIDDEN},
+    }
+    device, wanted = str(planner.device), merged(own, settings)
+    agent = kind(planner.env, None, planner.seed, device, planner.dt, known=planner.known, **wanted)
+    agent.model.load_state_dict(planner.model.state_dict())
+    agent.buffer.restore(planner.buffer.state())
+    agent.num_timesteps = agent._round_at = planner.num_timesteps
+    earned = distil(planner, agent.policy, how, agent.rng, improve)
+    log.info("distilled, earning in the world model: %s", " ".join(f"{e:.4g}" for e in earned))
+    agent.rounds = 1
+    return agent
 
 
 def distil(

@@ -19,7 +19,7 @@ from ode_rl.agents.actor import MLPActor
 from ode_rl.agents.actor_critic import ActorCritic
 from ode_rl.agents.collecting import Collecting, undone_if_raised
 from ode_rl.agents.declared import box_arrays, load_exactly
-from ode_rl.agents.distillation import HIDDEN, Distillation, distil
+from ode_rl.agents.distillation import Distillation, student
 from ode_rl.agents.learner import next_seconds
 from ode_rl.agents.model_gradient import Discount
 from ode_rl.agents.noise import next_noise
@@ -32,7 +32,7 @@ from ode_rl.fit import FitConfig, fit
 from ode_rl.known import Known
 from ode_rl.normalize import Scale
 from ode_rl.returns import discount_rate
-from ode_rl.settings import build, check_counts, merged, plain
+from ode_rl.settings import build, check_counts
 from ode_rl.state import STATE_SPECS
 from ode_rl.timing import positive_seconds
 from ode_rl.types import FloatArray
@@ -156,27 +156,7 @@ class ODEPolicy(Collecting):
         Raises:
             UsageError: if the planner has no environment or has not learned anything yet.
         """
-        if planner.env is None:
-            raise UsageError("a planner with an environment", "one without", "Call planner.set_env(env).")
-        if not planner.fits:
-            raise UsageError("a planner that has learned", "a new one", "Write planner.learn(1000) first.")
-        how = build(Distillation, dict(distillation or {}))
-        own: dict[str, Any] = {
-            "gamma": planner.settings.gamma,
-            "model": plain(planner.settings.model),
-            "policy": {"hidden": HIDDEN},
-        }
-        device = str(planner.device)
-        agent = cls(
-            planner.env, None, planner.seed, device, planner.dt, known=planner.known, **merged(own, settings)
-        )
-        agent.model.load_state_dict(planner.model.state_dict())
-        agent.buffer.restore(planner.buffer.state())
-        agent.num_timesteps = agent._round_at = planner.num_timesteps
-        earned = distil(planner, agent.policy, how, agent.rng, improve)
-        log.info("distilled, earning in the world model: %s", " ".join(f"{e:.4g}" for e in earned))
-        agent.rounds = 1
-        return agent
+        return student(cls, planner, improve, build(Distillation, dict(distillation or {})), settings)
 
     # -- acting ---------------------------------------------------------------------------------------
 

@@ -133,7 +133,7 @@ def search(
     rng: np.random.Generator,
     stop: Callable[[], bool] | None = None,
 ) -> SearchReport:
-    """One round: let the actor of `policy` be the mean of the last generation.
+    """One round: let the actor of `policy` be the mean of the last generation of the best search.
 
     Raises:
         Stopped: as soon as `stop()` says True, asked before each generation; the policy acts as before then.
