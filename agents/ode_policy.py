@@ -78,6 +78,9 @@ class ODEPolicyConfig:
     """Steps between two rounds (a fit of the world model, then learning in it), at least."""
     round_growth: float = 0.05
     """Rounds are also at least this share of all steps apart: each costs the same, and news get rarer."""
+    explore_afresh: float = 0.0
+    """Probability that, while learning, a change is a policy drawn as in the warm-up instead, for as long as
+    there: what is known of the task grows where the policy does not go."""
     buffer_size: int = 100_000
     """Transitions kept."""
     model: WorldModelConfig = field(default_factory=WorldModelConfig)
@@ -93,6 +96,8 @@ class ODEPolicyConfig:
         positive_seconds(self.explore_seconds, "explore_seconds")
         if self.warmup_seconds is not None:
             positive_seconds(self.warmup_seconds, "warmup_seconds")
+        if not 0 <= self.explore_afresh <= 1:
+            raise UsageError("0 <= explore_afresh <= 1", self.explore_afresh, "Write explore_afresh=0.5.")
         for name in ("explore_parameters", "warmup_parameters"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise UsageError(f"{name} >= 0", getattr(self, name), f"Write {name}=0.1, or leave it out.")
@@ -228,6 +233,8 @@ class ODEPolicy(Collecting):
             seconds = next_seconds(env) if varies else None
             if change:
                 now, anew = now.changed(starts, self._n_parameters, lasts, self.rng)
+                if self.rounds and anew.any():
+                    now = self._with_trials(now, anew, change)
                 if not self.rounds and anew.all() and len(self.buffer):
                     self._take_scale()  # random actors, too, see normalised observations
             with torch.inference_mode():
@@ -248,6 +255,23 @@ class ODEPolicy(Collecting):
         self.num_timesteps += env.num_envs
         callbacks.update_locals({"rewards": rewards, "dones": dones, "infos": infos, "new_obs": new_obs})
         return callbacks.on_step()
+
+    def _with_trials(self, now: Progress, anew: Tensor, size: float) -> Progress:
+        """With policies drawn afresh, and what a search wants to be tried, in place of some new changes."""
+        config, actor = self.settings, self.policy.actor
+        if now.changes is None or now.left is None or now.earned is None or not isinstance(actor, MLPActor):
+            raise RuntimeError("trials without changes of an actor's parameters")
+        changes, left, earned, own = now.changes.clone(), now.left.clone(), now.earned.clone(), actor.vector()
+        for row in anew.nonzero().flatten().tolist():
+            untried = self.policy.record.next_untried()
+            if untried is not None:
+                changes[row] = ((untried - own) / size).to(changes)
+            elif config.explore_afresh and self.rng.random() < config.explore_afresh:
+                drawn = config.warmup_parameters * torch.from_numpy(self.rng.standard_normal(len(own)))
+                changes[row] = ((drawn.to(own) - own) / size).to(changes)
+                left[row] = config.warmup_seconds or config.explore_seconds
+                earned[row] = -math.inf  # a moment says little: it does not go on record
+        return now._replace(changes=changes, left=left, earned=earned)
 
     def _take_scale(self) -> None:
         obs = torch.from_numpy(self.buffer.arrays().obs)

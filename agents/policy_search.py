@@ -56,8 +56,9 @@ class SearchConfig:
     least_spread: float = 0.05
     """What it does not fall below."""
     fresh: int = 0
-    """Further searches of the first round, which begin around zero; the best of what all of them end with is
-    taken. Later ones would win by what the model promises of policies that nobody has tried."""
+    """Further searches of a round, which begin around zero. In the first round the best of what all of them
+    end with is taken. Later ones would win by what the model promises of policies that nobody has tried: the
+    best of theirs is tried in the real task first, as one of the changes of parameters."""
     fresh_spread: float = 0.7
     """Standard deviation of the first generation of these."""
     momentum: float = 0.3
@@ -97,15 +98,19 @@ class SearchReport(NamedTuple):
 
 class Record(nn.Module):
     """The parameters ``best [K, n]`` that earned most in the real task, ``rates [K]`` per second (-inf: there
-    is none yet)."""
+    is none yet), and ``untried [n]``, which are to be tried there next, if there `is_untried`."""
 
     best: Tensor
     rates: Tensor
+    untried: Tensor
+    is_untried: Tensor
 
     def __init__(self, n_kept: int, n_parameters: int) -> None:
         super().__init__()
         self.register_buffer("best", torch.zeros(n_kept, n_parameters))
         self.register_buffer("rates", torch.full((n_kept,), -torch.inf))
+        self.register_buffer("untried", torch.zeros(n_parameters))
+        self.register_buffer("is_untried", torch.zeros((), dtype=torch.bool))
 
     @torch.no_grad()
     def add(self, parameters: Tensor, rate: float) -> None:
@@ -121,9 +126,23 @@ class Record(nn.Module):
     @torch.no_grad()
     def take_scale(self, actor: MLPActor, scale: Scale) -> None:
         """Let the kept actors do the same where `actor` normalises by `scale` from now on."""
-        crowd = actor.crowd(self.best)
+        crowd = actor.crowd(torch.cat([self.best, self.untried[None]]))
         crowd.take_scale(scale)
-        self.best.copy_(torch.cat([each.flatten(1) for each in crowd.net.parameters()], 1))
+        vectors = torch.cat([each.flatten(1) for each in crowd.net.parameters()], 1)
+        self.best.copy_(vectors[:-1])
+        self.untried.copy_(vectors[-1])
+
+    @torch.no_grad()
+    def propose(self, parameters: Tensor) -> None:
+        """Let ``parameters [n]`` be tried next."""
+        self.untried.copy_(parameters)
+        self.is_untried.fill_(True)
+
+    def next_untried(self) -> Tensor | None:
+        """What is to be tried next ``[n]``, once."""
+        found = self.untried.clone() if bool(self.is_untried) else None
+        self.is_untried.fill_(False)
+        return found
 
 
 def search(
@@ -147,12 +166,15 @@ def search(
     own = actor.vector()[None]
     parents = torch.cat([own, policy.record.known()]).cpu().numpy().astype(np.float64)
     found = [_evolved(course, actor, parents, config.spread, stop)]
-    for _ in range(0 if policy.rounds else config.fresh):
+    for _ in range(config.fresh):
         found.append(_evolved(course, actor, np.zeros_like(parents[:1]), config.fresh_spread, stop))
     last = np.stack([each.mean for each in found])
     returns = course.returns(actor, last, JUDGES * config.starts)
-    best = int(np.argmax(_score(returns, config.doubt)))
+    score = _score(returns, config.doubt)
+    best = int(np.argmax(score)) if not policy.rounds else 0
     actor.take_vector(torch.from_numpy(last[best]))
+    if policy.rounds and config.fresh:
+        policy.record.propose(torch.from_numpy(last[1 + int(np.argmax(score[1:]))]))
     policy.rounds += 1
     own_returns, spread = returns[:, best], found[best].spread
     return SearchReport(float(own_returns.mean()), float(own_returns.std()), float(spread.mean()))

@@ -199,6 +199,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"policy": {"search": {"fresh": -1}}}, "fresh >= 0"),
     ({"policy": {"search": {"fresh_spread": -1.0}}}, "fresh_spread >= 0"),
     ({"warmup_seconds": -1.0}, "warmup_seconds"),
+    ({"explore_afresh": 1.5}, "explore_afresh <= 1"),
     ({"explore_parameters": -0.1}, "explore_parameters >= 0"),
     ({"warmup_parameters": math.nan}, "warmup_parameters >= 0"),
     ({"explore_seconds": 0.0}, "explore_seconds"),
@@ -317,19 +318,47 @@ def test_a_fresh_search_finds_what_is_far_from_all_that_was_tried(monkeypatch: p
     assert found[1] == pytest.approx((2.0, -0.5), abs=0.05)
 
 
-def test_only_the_first_round_searches_afresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-
+def test_what_a_later_fresh_search_finds_is_tried_first(monkeypatch: pytest.MonkeyPatch) -> None:
     def returns(self: Trial, actor: MLPActor, tried: npt.NDArray[np.float64], n: int) -> Any:
-        asked.append(len(tried))
-        return np.zeros((2, len(tried)))
+        return np.stack([-((tried + 0.5) ** 2).mean(1)] * 2)
 
     monkeypatch.setattr(Trial, "returns", returns)
-    made = policy({"fresh": 2, "generations": 3, "population": 10})
-    for n_searches in (3, 1):
-        asked.clear()
-        made.improve(drive(), walks(), np.random.default_rng(0))
-        assert asked == [10] * 3 * n_searches + [n_searches]
+    made = policy({"fresh": 1, "spread": 0.0, "least_spread": 0.0, "fresh_spread": 1.0, "generations": 20})
+    made.improve(drive(), walks(), np.random.default_rng(0))
+    first = actor_of(made).vector()
+    assert float(first.mean()) == pytest.approx(-0.5, abs=0.1)
+    assert made.record.next_untried() is None
+    actor_of(made).take_vector(first + 7.0)
+    made.improve(drive(), walks(), np.random.default_rng(1))
+    assert float(actor_of(made).vector().mean()) == pytest.approx(6.5, abs=0.5)  # nothing known is given up
+    found = made.record.next_untried()
+    assert found is not None
+    assert float(found.mean()) == pytest.approx(-0.5, abs=0.1)
+    assert made.record.next_untried() is None
+
+
+def test_what_is_to_be_tried_is_the_next_change_and_goes_on_record_as_it_is() -> None:
+    agent = searcher(warmup_steps=10, explore_seconds=0.2, explore_std=0.0)
+    agent.learn(10)
+    agent.policy.rounds.fill_(1)
+    agent.rounds = 1
+    wanted = agent.policy.actor.vector() * 0.0 + 0.3  # type: ignore[operator]
+    agent.policy.record.propose(wanted)
+    agent.learn(12, reset_num_timesteps=False)
+    assert agent.policy.record.next_untried() is None
+    distance = (agent.policy.record.known() - wanted).abs().max(1).values
+    assert float(distance.min()) < 1e-5
+
+
+def test_policies_drawn_afresh_last_for_a_moment_and_do_not_go_on_record() -> None:
+    agent = searcher(warmup_steps=5, warmup_seconds=0.06, explore_seconds=0.2, explore_afresh=1.0)
+    agent.learn(30)
+    assert agent.rounds
+    assert not len(agent.policy.record.known())
+    assert agent._progress.left is not None
+    assert float(agent._progress.left.max()) <= 0.06
+    changed = searcher(warmup_steps=5, warmup_seconds=0.06, explore_seconds=0.2).learn(30)
+    assert len(changed.policy.record.known())
 
 
 def test_moments_of_the_warm_up_do_not_go_on_record() -> None:
