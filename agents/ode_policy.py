@@ -15,7 +15,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from ode_rl.agents.actor import MLPActor
 from ode_rl.agents.actor_critic import ActorCritic
 from ode_rl.agents.collecting import Collecting, undone_if_raised
 from ode_rl.agents.declared import box_arrays, load_exactly
@@ -23,6 +22,7 @@ from ode_rl.agents.distillation import Distillation, student
 from ode_rl.agents.learner import next_seconds
 from ode_rl.agents.model_gradient import Discount
 from ode_rl.agents.noise import next_noise
+from ode_rl.agents.parameter_noise import Afresh, ParameterNoise
 from ode_rl.agents.policy_config import PolicyConfig
 from ode_rl.agents.policy_progress import Progress
 from ode_rl.buffer import ReplayBuffer
@@ -74,13 +74,13 @@ class ODEPolicyConfig:
     warmup_seconds: float | None = None
     """How long it lasts in the warm-up (None: as long as later). Short ones show more of the states, but what
     is earned in a moment says little of a policy: it counts only where it is as long as later."""
+    explore_afresh: float = 0.0
+    """Probability that, while learning, a change is a policy drawn as in the warm-up instead, for as long as
+    there: what is known of the task grows where the policy does not go."""
     round_every: int = 150
     """Steps between two rounds (a fit of the world model, then learning in it), at least."""
     round_growth: float = 0.05
     """Rounds are also at least this share of all steps apart: each costs the same, and news get rarer."""
-    explore_afresh: float = 0.0
-    """Probability that, while learning, a change is a policy drawn as in the warm-up instead, for as long as
-    there: what is known of the task grows where the policy does not go."""
     buffer_size: int = 100_000
     """Transitions kept."""
     model: WorldModelConfig = field(default_factory=WorldModelConfig)
@@ -96,6 +96,9 @@ class ODEPolicyConfig:
         positive_seconds(self.explore_seconds, "explore_seconds")
         if self.warmup_seconds is not None:
             positive_seconds(self.warmup_seconds, "warmup_seconds")
+            if self.warmup_seconds > self.explore_seconds:
+                expected = f"warmup_seconds <= explore_seconds={self.explore_seconds:g}"
+                raise UsageError(expected, self.warmup_seconds, "Leave out warmup_seconds, or lower it.")
         if not 0 <= self.explore_afresh <= 1:
             raise UsageError("0 <= explore_afresh <= 1", self.explore_afresh, "Write explore_afresh=0.5.")
         for name in ("explore_parameters", "warmup_parameters"):
@@ -104,6 +107,9 @@ class ODEPolicyConfig:
             if getattr(self, name) and self.policy.actor != "mlp":
                 remedy = f"Write policy={{'actor': 'mlp'}}, or leave out {name}."
                 raise UsageError(f"{name} with the actor 'mlp'", repr(self.policy.actor), remedy)
+            if self.explore_afresh and not getattr(self, name):
+                remedy = f"Write {name}=0.5, or leave out explore_afresh."
+                raise UsageError(f"explore_afresh with {name} > 0", getattr(self, name), remedy)
 
 
 class ODEPolicy(Collecting):
@@ -225,21 +231,16 @@ class ODEPolicy(Collecting):
         config, now = self.settings, self._progress
         jitter, noise = self._noise(starts)
         scaled = config.warmup_std * jitter
-        change, lasts = config.explore_parameters, config.explore_seconds
-        if not self.rounds:
-            change, lasts = config.warmup_parameters, config.warmup_seconds or lasts
-        if self.rounds or change:
+        changing = self._parameter_noise()
+        if self.rounds or changing:
             rows = self._check_observation(np.asarray(obs, np.float32))
             seconds = next_seconds(env) if varies else None
-            if change:
-                now, anew = now.changed(starts, self._n_parameters, lasts, self.rng)
-                if self.rounds and anew.any():
-                    now = self._with_trials(now, anew, change)
-                if not self.rounds and anew.all() and len(self.buffer):
-                    self._take_scale()  # random actors, too, see normalised observations
+            if changing:
+                now = self._changed(changing, starts)
             with torch.inference_mode():
-                if change:
-                    action = self._act_changed(rows, seconds, change, now)
+                if changing:
+                    z = torch.from_numpy(rows).to(self.device)
+                    action = changing.act(now, z, self._seconds(seconds, len(rows)))
                 else:
                     action, memory = self._act(rows, self._memory(len(rows), memory, starts), seconds)
             scaled = action.cpu() + config.explore_std * jitter
@@ -248,56 +249,38 @@ class ODEPolicy(Collecting):
         transitions = self._transitions(obs, actions, rewards, new_obs, dones, infos)
         self._store(transitions, infos)
         self._progress = now._replace(obs=np.asarray(new_obs), starts=dones, memory=memory, noise=noise)
-        if change:
+        if changing:
             self._progress, over = self._progress.after(transitions)
-            if lasts >= config.explore_seconds:
-                self._put_on_record(self._progress, over, change)
+            if config.policy.source == "searched" and changing.seconds >= config.explore_seconds:
+                changing.put_on_record(self._progress, over, self.policy.record)
         self.num_timesteps += env.num_envs
         callbacks.update_locals({"rewards": rewards, "dones": dones, "infos": infos, "new_obs": new_obs})
         return callbacks.on_step()
 
-    def _with_trials(self, now: Progress, anew: Tensor, size: float) -> Progress:
-        """With policies drawn afresh, and what a search wants to be tried, in place of some new changes."""
-        config, actor = self.settings, self.policy.actor
-        if now.changes is None or now.left is None or now.earned is None or not isinstance(actor, MLPActor):
-            raise RuntimeError("trials without changes of an actor's parameters")
-        changes, left, earned, own = now.changes.clone(), now.left.clone(), now.earned.clone(), actor.vector()
-        for row in anew.nonzero().flatten().tolist():
-            untried = self.policy.record.next_untried()
-            if untried is not None:
-                changes[row] = ((untried - own) / size).to(changes)
-            elif config.explore_afresh and self.rng.random() < config.explore_afresh:
-                drawn = config.warmup_parameters * torch.from_numpy(self.rng.standard_normal(len(own)))
-                changes[row] = ((drawn.to(own) - own) / size).to(changes)
-                left[row] = config.warmup_seconds or config.explore_seconds
-                earned[row] = -math.inf  # a moment says little: it does not go on record
-        return now._replace(changes=changes, left=left, earned=earned)
+    def _parameter_noise(self) -> ParameterNoise | None:
+        """The changes of the actor's parameters with which it acts now, if it does."""
+        config = self.settings
+        size, seconds = config.explore_parameters, config.explore_seconds
+        if not self.rounds:
+            size, seconds = config.warmup_parameters, config.warmup_seconds or seconds
+        return ParameterNoise(self.policy.actor, size, seconds) if size else None
+
+    def _changed(self, changing: ParameterNoise, starts: npt.NDArray[np.bool_]) -> Progress:
+        """Progress with the changes for this step."""
+        config = self.settings
+        now: Progress
+        now, anew = self._progress.changed(starts, self._n_parameters, changing.seconds, self.rng)
+        if self.rounds and anew.any():
+            shape = config.warmup_parameters, config.warmup_seconds or config.explore_seconds
+            afresh = Afresh(config.explore_afresh, *shape)
+            now = changing.with_trials(now, anew, self.policy.record, afresh, self.rng)
+        if not self.rounds and anew.all() and len(self.buffer):
+            self._take_scale()  # random actors, too, see normalised observations
+        return now
 
     def _take_scale(self) -> None:
         obs = torch.from_numpy(self.buffer.arrays().obs)
         self.policy.take_scale(Scale.of(obs.to(self.device)))
-
-    def _put_on_record(self, now: Progress, over: Tensor, size: float) -> None:
-        """Changed parameters whose time is over: what they earned is where a search begins."""
-        actor = self.policy.actor
-        if self.settings.policy.source != "searched" or not isinstance(actor, MLPActor):
-            return
-        for row in over.nonzero().flatten().tolist():
-            if now.changes is not None and now.earned is not None:
-                changed = actor.vector() + size * now.changes[row].to(self.device)
-                rate = float(now.earned[row]) / self.settings.explore_seconds
-                self.policy.record.add(changed, rate)
-
-    def _act_changed(self, rows: FloatArray, seconds: Any, size: float, now: Progress) -> Tensor:
-        """What the actor does in each row with its parameters changed, `size` standard deviations."""
-        actor = self.policy.actor
-        if not isinstance(actor, MLPActor) or now.changes is None:
-            raise RuntimeError("changed parameters without an actor that takes them")
-        vector = actor.vector()
-        crowd = actor.crowd(vector + size * now.changes.to(vector))
-        z = torch.from_numpy(rows).to(self.device)[:, None]
-        action: Tensor = crowd(z, self._seconds(seconds, len(rows))[:, None], z[..., :0])[0]
-        return action[:, 0]
 
     def _noise(self, starts: npt.NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
         """The noise ``[n, A]`` of this step, and what is left of a stretch of it, which is drawn when due."""

@@ -199,7 +199,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"policy": {"search": {"fresh": -1}}}, "fresh >= 0"),
     ({"policy": {"search": {"fresh_spread": -1.0}}}, "fresh_spread >= 0"),
     ({"warmup_seconds": -1.0}, "warmup_seconds"),
+    ({"warmup_seconds": 6.0}, "warmup_seconds <= explore_seconds=5"),
     ({"explore_afresh": 1.5}, "explore_afresh <= 1"),
+    ({"explore_afresh": 0.5, "warmup_parameters": 0.5}, "explore_afresh with explore_parameters > 0"),
+    ({"explore_afresh": 0.5, "explore_parameters": 0.5}, "explore_afresh with warmup_parameters > 0"),
     ({"explore_parameters": -0.1}, "explore_parameters >= 0"),
     ({"warmup_parameters": math.nan}, "warmup_parameters >= 0"),
     ({"explore_seconds": 0.0}, "explore_seconds"),
@@ -297,11 +300,8 @@ def test_a_search_begins_at_what_earned_most_in_the_real_task(monkeypatch: pytes
 
 
 def test_a_fresh_search_finds_what_is_far_from_all_that_was_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    centres: list[float] = []
-
     def returns(self: Trial, actor: MLPActor, tried: npt.NDArray[np.float64], n: int) -> Any:
         # A low hill where the parents are, a high one around zero.
-        centres.append(float(tried.mean()))
         far, near = (np.exp(-((tried - at) ** 2).mean(1)) for at in (50.0, -0.5))
         return np.stack([far + 2 * near] * 2)
 
@@ -361,10 +361,16 @@ def test_policies_drawn_afresh_last_for_a_moment_and_do_not_go_on_record() -> No
     assert len(changed.policy.record.known())
 
 
+def test_policies_drawn_afresh_for_as_long_as_others_go_on_record() -> None:
+    agent = searcher(warmup_steps=5, explore_seconds=0.2, explore_afresh=1.0).learn(30)
+    assert agent.rounds
+    assert len(agent.policy.record.known())
+
+
 def test_moments_of_the_warm_up_do_not_go_on_record() -> None:
     short = searcher(warmup_steps=1000, warmup_seconds=0.06, explore_seconds=0.2).learn(30)
     assert not len(short.policy.record.known())
-    long = searcher(warmup_steps=1000, warmup_seconds=0.3, explore_seconds=0.2).learn(30)
+    long = searcher(warmup_steps=1000, warmup_seconds=0.2, explore_seconds=0.2).learn(30)
     assert len(long.policy.record.known())
     assert short._progress.left is not None
     assert float(short._progress.left.max()) <= 0.06
